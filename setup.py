@@ -22,7 +22,7 @@ setup(
     license_files=["LICENSE"],
     keywords=cfg["keywords"].split(),
     packages=find_packages(include=["mvnb", "mvnb.*"]),
-    include_package_data=True,
+    data_files=[("share/mvnb/repro", sorted(str(p.relative_to(here)) for p in here.glob("nbs/repro/*.ipynb")))],
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split()},
@@ -30,7 +30,7 @@ setup(
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",
-        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
 )
