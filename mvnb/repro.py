@@ -336,11 +336,11 @@ def _show(x: float | None, digits: int) -> str:
     "A number with so many digits; what JSON could not hold is n/a."
     return "n/a" if x is None or not math.isfinite(x) else f"{x:.{digits}f}"
 
-# %% ../nbs/70_repro.ipynb #6faab48f
+# %% ../nbs/70_repro.ipynb #803fb27f
 class NotebookFailed(RuntimeError):
     "A cell of a notebook raised an error, or the kernel died."
     def __init__(self, name: str, cell: int | None, error: str, tail: str, path: Path):
-        super().__init__(f"notebook {name} failed in cell [{cell or '?'}]: {error}\n{tail}\nThe notebook as far as it came: {path}")
+        super().__init__(f"notebook {name} failed{f' in cell [{cell}]' if cell else ''}: {error}\n{tail}\nThe notebook as far as it came: {path}")
         self.name, self.cell, self.error, self.path = name, cell, error, path
 
 @dataclass(frozen=True)
@@ -423,11 +423,12 @@ def _set_aside(partial: Path) -> Path:
     return partial.parent / f"{name}.failed.ipynb"
 
 def _fail(partial: Path, cell: int | None, error: str, tail: str):
-    "Raise NotebookFailed; the cell that was running is looked up in the notebook if need be."
+    "Raise NotebookFailed; the cell that had begun and not ended is looked up in the notebook if need be."
     failed = _set_aside(partial)
     if cell is None and failed.exists():
-        states = [c.metadata.get("papermill", {}).get("status") for c in _read(failed).cells if c.cell_type == "code"]
-        cell = states.index("running") + 1 if "running" in states else None
+        code = [c for c in _read(failed).cells if c.cell_type == "code" and c.source.strip()]
+        begun = [bool(c.metadata.get("papermill", {}).get("start_time")) and c.execution_count is None for c in code]
+        cell = begun.index(True) + 1 if True in begun else None
     raise NotebookFailed(failed.name.removesuffix(".failed.ipynb"), cell, error, tail, failed)
 
 def _html(path: Path) -> str:

@@ -122,7 +122,7 @@ def _not_found(folder: str, what: str, source: str | None) -> str:
     return (f"{what} of {folder!r} is not on this computer. Looked in: {looked} (MVNB_DATA is {setting or 'not set'}). "
             f"To fix this, {f'get it from {source} and ' if source else ''}{advice}.")
 
-# %% ../../nbs/01_data.ipynb #8a80e075
+# %% ../../nbs/01_data.ipynb #9a9a9f3e
 def find_file(
     folder: str,                  # sub-folder, e.g. "mnist"
     filename: str,                # file in it
@@ -135,8 +135,9 @@ def find_file(
     if checksum is not None:
         method, expected = checksum.split(":")
         actual = file_hash(found[0], method)
-        if actual != expected: raise DataCorrupt(f"{found[0]} ({found[0].stat().st_size:,} bytes) is not the published file: expected {method} {expected}, found {actual}. "
-                                                 f"Delete it and fetch it again{f' from {source}' if source else ''}.")
+        if actual != expected:
+            raise DataCorrupt(f"{found[0]} ({found[0].stat().st_size:,} bytes) is not the published file: expected {method} {expected}, "
+                              f"found {actual}. Delete it and fetch it again{f' from {source}' if source else ''}.")
     return found[0]
 
 # %% ../../nbs/01_data.ipynb #95e2710e

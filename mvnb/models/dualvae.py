@@ -57,11 +57,11 @@ def patch_keep(
     h, w = shape[1] // patch, shape[2] // patch
     return keep.view(-1, 1, h, 1, w, 1).expand(-1, 1, h, patch, w, patch).reshape(-1, 1, shape[1], shape[2])
 
-# %% ../../nbs/models/30_dualvae.ipynb #ffba7842
+# %% ../../nbs/models/30_dualvae.ipynb #33d56469
 presets: dict[str, dict[str, float]] = {
     #          share of samples that lose a view; share of patches masked; weights of KL(c), KL(s), L_d; hidden views take s from the prior?
     "paper": dict(view_mask=.3, patch_mask=.7, beta_c=1.0, beta_s=1.0, weight_d=1.0, prior_s=0.0),
-    "mvnb":  dict(view_mask=1.0, patch_mask=0.1, beta_c=.03, beta_s=1.0, weight_d=1.0, prior_s=1.0),
+    "mvnb":  dict(view_mask=1.0, patch_mask=0.1, beta_c=0.1, beta_s=1.0, weight_d=1.0, prior_s=1.0),
 }
 
 def run_settings(
