@@ -38,7 +38,7 @@ def register(
     commands[command.name] = command
     return command
 
-# %% ../nbs/75_cli.ipynb #a0cc409b
+# %% ../nbs/75_cli.ipynb #7ac52140
 def print_table(
     df: pd.DataFrame,   # anything
 ) -> None:
@@ -64,12 +64,17 @@ def _show(args):
     "The numbers of a finished run."
     result = repro.load_metrics(args.folder)
     print(f"{result['name']} ({result['seconds']:.0f} s, started {result['started']})" if "seconds" in result else result["name"])
-    print_table(repro.metrics_table(result, args.digits))
+    headlines = [] if args.all else result.get("headlines", [])
+    for h in headlines:
+        print(f"\n{h['title']}")
+        print_table(pd.DataFrame(h["rows"], columns=h["columns"]))
+    if not headlines: print_table(repro.metrics_table(result, args.digits))
 
 def _name_argument(parser): parser.add_argument("name", metavar="NAME", help="a name of `mvnb list`, or a path ending in .ipynb")
 
 def _show_arguments(parser):
     parser.add_argument("folder", metavar="DIR", help="what `mvnb run --out` was given, or a metrics.json")
+    parser.add_argument("--all", action="store_true", help="every metric, not only the headline tables")
     parser.add_argument("--digits", type=int, default=3, help="digits after the point (%(default)s)")
 
 for command in (Command("list", "list the repro notebooks", _list),

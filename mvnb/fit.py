@@ -79,13 +79,22 @@ class _Data:
             return Batch(tuple(views), mask, y[iy[:, t]])
         return batch
 
-# %% ../nbs/25_fit.ipynb #4d17e65e
+# %% ../nbs/25_fit.ipynb #aef48610
 def _over(function: Callable, *trees):
-    "Apply `function` to tensors, or key by key to dicts of them."
+    "Apply `function` to things, or key by key to (nested) dicts of them."
     if isinstance(trees[0], dict): return {k: _over(function, *(t[k] for t in trees)) for k in trees[0]}
     return function(*trees)
 
-# %% ../nbs/25_fit.ipynb #3569287e
+def _leaves(tree) -> list[Tensor]:
+    "The tensors of nested dicts."
+    return [t for v in tree.values() for t in _leaves(v)] if isinstance(tree, dict) else [tree]
+
+# %% ../nbs/25_fit.ipynb #e6082942
+def _random_state(model: Model) -> Tensor:
+    "State of the global generator that a model's own draws would change."
+    device = next(model.parameters()).device
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.random.get_rng_state()
+
 class Stack:
     "K models of one architecture as stacked tensors, with their optimizers; `step` trains all of them once."
     def __init__(self, modules: Sequence[Model], *, lr: float, weight_decay: float = 0.0, betas: tuple[float, float] = (.9, .999),
@@ -97,8 +106,10 @@ class Stack:
         self.players, self.clip = player_parameters(self.base), clip
         self.default = {"kind": "adamw", "lr": lr, "weight_decay": weight_decay, "betas": betas}
         self.hooked = type(self.base).after_step is not Model.after_step
-        self.loss = vmap(lambda p, b, batch, noise: functional_call(self.base, (p, b), (batch, noise)), randomness="error")
-        if compile: self.loss = torch.compile(self.loss, mode=compile)
+        self._single = lambda p, b, batch, noise: functional_call(self.base, (p, b), (batch, noise))
+        self._loss = vmap(self._single, randomness="error")
+        if compile: self._loss = torch.compile(self._loss, mode=compile)
+        self.compiled = bool(compile)
         self._make_optimizers()
 
     def __len__(self) -> int: return len(next(iter(self.params.values())))
@@ -122,9 +133,20 @@ class Stack:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups: group["base_lr"] = group["lr"]
 
+    def loss(self, batch, noise) -> dict[str, Tensor]:
+        "The (K,) terms; a single run goes without `vmap`, whose overhead it would carry for nothing."
+        if len(self) > 1 or self.compiled: return self._loss(self.params, self.buffers, batch, noise)
+        state = _random_state(self.base)
+        one = _over(lambda b: Batch(tuple(x[0] for x in b.xs), b.present[0], b.y[0]), batch)
+        params, buffers, noise = (_over(lambda x: x[0], tree) for tree in (self.params, self.buffers, noise))
+        out = self._single(params, buffers, one, noise)
+        if not torch.equal(state, _random_state(self.base)):
+            raise RuntimeError(f"{type(self.base).__name__}.losses drew random numbers of its own; every random number of a step must come from draw()")
+        return {k: v[None] for k, v in out.items()}
+
     def gradients(self, batch, noise) -> dict[str, Tensor]:
         "Set every parameter's gradient to that of its own player's total; returns the (K,) terms."
-        out, last = self.loss(self.params, self.buffers, batch, noise), len(self.players) - 1
+        out, last = self.loss(batch, noise), len(self.players) - 1
         for i, (player, names) in enumerate(self.players.items()):
             grads = torch.autograd.grad(out[player].sum(), [self.params[k] for k in names], retain_graph=i < last,
                                         allow_unused=True, materialize_grads=True)
@@ -235,7 +257,7 @@ def _fingerprint(data: Sequence[MultiView]) -> str:
 
 _CHUNK_BYTES = 16 << 20  # noise drawn at once per run; part of the definition of the noise, so never tuned to the machine
 
-# %% ../nbs/25_fit.ipynb #3f72bbeb
+# %% ../nbs/25_fit.ipynb #ced1cf46
 class _Trainer:
     "Trains the runs of one batch; see `fit` for the arguments."
     def __init__(self, modules: list[Model], data: list[MultiView], settings: _Settings, *, device: torch.device, resident: bool,
@@ -262,6 +284,9 @@ class _Trainer:
         if any(s != sizes[0] for s in sizes) or len(total) > 1:
             raise ValueError(f"runs of one batch need the same batch sizes and numbers of rows, got sizes {sizes} and totals {sorted(total)}; train them in separate calls")
         self.sizes = sizes[0]
+        for k, (m, r) in enumerate(zip(self.modules, self.rows)):
+            empty = [name for name, stream in r.items() if not len(stream)] if isinstance(r, dict) else []
+            if empty: raise ValueError(f"data of run {k} has no rows for the stream {empty[0]!r} that {type(m).__name__} trains on")
         batch = sum(self.sizes.values()) if isinstance(self.sizes, dict) else self.sizes
         if min(total) == 0 or batch == 0: raise ValueError("data has no rows to train on")
         self.steps = max(1, min(total) // batch)
@@ -292,8 +317,8 @@ class _Trainer:
             n = min(self.chunk, self.steps - first)
             batches = _over(lambda i: self.data.chunk(i[:, first:first + n]), index)
             noises = [self._noise(k, first, n) for k in self.alive]
-            noise = _deep(lambda *t: torch.stack(t), *noises)
-            yield first, n, (lambda t: _over(lambda b: b(t), batches)), (lambda t: _deep(lambda x: x[:, t], noise))
+            noise = _over(lambda *t: torch.stack(t), *noises)
+            yield first, n, (lambda t: _over(lambda b: b(t), batches)), (lambda t: _over(lambda x: x[:, t], noise))
 
     def train(self, stop: threading.Event) -> None:
         "Train until all epochs are done, no run is left, or `stop` is set (then a checkpoint is written)."
@@ -435,15 +460,7 @@ class _Trainer:
         table = pd.DataFrame({"value": values.flatten().numpy()}, index=index).dropna().reset_index()
         return table[["run", "epoch", "term", "value"]].sort_values(["run", "epoch"], kind="stable", ignore_index=True)
 
-# %% ../nbs/25_fit.ipynb #b9712dc5
-def _leaves(tree) -> list[Tensor]:
-    "The tensors of nested dicts."
-    return [t for v in tree.values() for t in _leaves(v)] if isinstance(tree, dict) else [tree]
-
-def _deep(function: Callable, *trees):
-    "Apply `function` to the tensors of nested dicts of noise."
-    return {k: _deep(function, *(t[k] for t in trees)) for k in trees[0]} if isinstance(trees[0], dict) else function(*trees)
-
+# %% ../nbs/25_fit.ipynb #783d4432
 def _factor(schedule: str, share: float) -> float:
     "Learning-rate factor after a `share` of all steps."
     return .5 * (1 + math.cos(math.pi * share)) if schedule == "cosine" else 1.0
@@ -499,7 +516,7 @@ def _in_notebook() -> bool:
     except ImportError: return False
     return type(get_ipython()).__name__ == "ZMQInteractiveShell"
 
-# %% ../nbs/25_fit.ipynb #41a312b0
+# %% ../nbs/25_fit.ipynb #bb453800
 def fit(
     create: str | Callable[..., Model],            # a registered model's name, or create(seed=..., **per-run settings) -> Model
     data: MultiView | Sequence[MultiView],         # the training data; a list gives each run its own (its own corruption or labels)
@@ -540,7 +557,7 @@ def fit(
     _check_runs(modules, datas, per_run)
     if valid is not None: modules[0].check(valid)
     if patience is not None and score is None and valid is None: raise ValueError("patience needs a validation score: give valid= or score=")
-    size = check_count("runs_per_step", runs_per_step) if runs_per_step is not None else batch_of_runs(modules[0], batch_size, device)
+    size = check_count("runs_per_step", runs_per_step) if runs_per_step is not None else batch_of_runs(modules[0], device)
     out = None if out is None else Path(out)
     options = dict(device=device, resident=_resident(resident, datas, device), score=score or (None if valid is None else _elbo_score(valid)),
                    valid=valid, checkpoint_seconds=check_number("checkpoint_seconds", checkpoint_seconds, low=0), compile=compile)
@@ -650,14 +667,13 @@ def _elbo_score(valid: MultiView) -> Callable[[Model], float]:
         return -float(model.losses(_over(mv.batch, rows), noise)[next(iter(model.players))])
     return score
 
-# %% ../nbs/25_fit.ipynb #3ec0dd1d
-_ARITHMETIC = 30_000_000  # multiplications per run and step from which runs on a CPU are no faster together (benchmarks/run.py)
+# %% ../nbs/25_fit.ipynb #c58fd179
+_CONVOLUTION_WEIGHTS = 250_000  # convolution weights per run from which runs on a CPU are no faster together (benchmarks/run.py)
 
 def batch_of_runs(
     model: Model,                    # any model
-    batch_size: int,                 # rows per step
     device: str | torch.device,      # where it trains
 ) -> int:                            # runs to train in one vectorised step
-    "A deterministic choice of how many runs share a step: all of them, unless a CPU is already busy with one."
-    work = batch_size * sum(p.numel() for p in model.parameters() if p.ndim > 1)
-    return 1 if torch.device(device).type == "cpu" and work > _ARITHMETIC else 1024
+    "A deterministic choice of how many runs share a step: all of them, unless a CPU would convolve them slower than one after another."
+    convolution = sum(p.numel() for p in model.parameters() if p.ndim > 3)
+    return 1 if torch.device(device).type == "cpu" and convolution > _CONVOLUTION_WEIGHTS else 1024

@@ -225,7 +225,7 @@ def _cpu() -> str:
     except OSError: names = []
     return names[0] if names else platform.processor() or platform.machine()
 
-# %% ../nbs/70_repro.ipynb #2fe730ec
+# %% ../nbs/70_repro.ipynb #b8ba5533
 class Recorder:
     "Collects what a repro notebook finds: figures, tables, and numbers with their spread."
     def __init__(
@@ -235,7 +235,7 @@ class Recorder:
         parameters: Mapping[str, Any] = {},     # what it was computed with
     ):
         self.out = None if out is None else Path(out)
-        self.name, self.parameters, self.metrics, self.files = name, dict(parameters), [], []
+        self.name, self.parameters, self.metrics, self.files, self.headlines = name, dict(parameters), [], [], []
         self.started, self._clock = datetime.now(timezone.utc).isoformat(timespec="seconds"), time.perf_counter()
         if self.out: self.out.mkdir(parents=True, exist_ok=True)
 
@@ -276,6 +276,15 @@ class Recorder:
         index = any(n is not None for n in df.index.names)
         return self._write(f"tables/{name}.csv", lambda file: file.write(df.to_csv(index=index).encode()))
 
+    def headline(
+        self,
+        title: str,         # one line above the table
+        df: pd.DataFrame,   # a small table; a named index becomes a column
+    ) -> None:
+        "Put a small table at the top of the result: what `mvnb show` prints first."
+        if any(n is not None for n in df.index.names): df = df.reset_index()
+        self.headlines = [h for h in self.headlines if h["title"] != title] + [{"title": title, "columns": list(map(str, df.columns)), "rows": df.to_numpy().tolist()}]
+
     def _write(self, name: str, write: Callable) -> Path | None:
         "Write a file under the folder, atomically, and remember it."
         if not re.fullmatch(r"\w+/\w[\w.+=-]*", name): raise ValueError(f"name may hold letters, digits and _ . + = -, got {Path(name).stem!r}")
@@ -285,7 +294,7 @@ class Recorder:
 
     def result(self) -> dict[str, Any]:  # what metrics.json holds
         "Everything recorded so far, with where it comes from."
-        return {"name": self.name, "parameters": self.parameters, "metrics": self.metrics, "files": self.files, **provenance(),
+        return {"name": self.name, "parameters": self.parameters, "headlines": self.headlines, "metrics": self.metrics, "files": self.files, **provenance(),
                 "started": self.started, "seconds": round(time.perf_counter() - self._clock, 3)}
 
     def save(self) -> dict[str, Any]:  # what metrics.json holds
@@ -336,7 +345,7 @@ def _show(x: float | None, digits: int) -> str:
     "A number with so many digits; what JSON could not hold is n/a."
     return "n/a" if x is None or not math.isfinite(x) else f"{x:.{digits}f}"
 
-# %% ../nbs/70_repro.ipynb #803fb27f
+# %% ../nbs/70_repro.ipynb #788aa9b8
 class NotebookFailed(RuntimeError):
     "A cell of a notebook raised an error, or the kernel died."
     def __init__(self, name: str, cell: int | None, error: str, tail: str, path: Path):
@@ -410,7 +419,7 @@ def _execute(path: Path, partial: Path, params: dict, progress: bool):
     except papermill.PapermillExecutionError as e:
         tail = "\n".join(papermill.exceptions.strip_color("\n".join(e.traceback)).splitlines()[-15:])
         _fail(partial, e.exec_count, f"{e.ename}: {e.evalue}", tail)
-    except Exception as e: _fail(partial, None, f"{type(e).__name__}: {e}", "")
+    except Exception as e: _fail(partial, _last_begun(partial), f"{type(e).__name__}: {e}", "")
     except BaseException:
         _set_aside(partial)
         raise
@@ -422,13 +431,15 @@ def _set_aside(partial: Path) -> Path:
         if old.exists(): old.replace(partial.parent / new)
     return partial.parent / f"{name}.failed.ipynb"
 
+def _last_begun(partial: Path) -> int | None:
+    "Number of the code cell that began last, None if none did: the kernel may have died in it."
+    if not partial.exists(): return None
+    code = [c for c in _read(partial).cells if c.cell_type == "code" and c.source.strip()]
+    return max((i for i, c in enumerate(code, 1) if c.metadata.get("papermill", {}).get("start_time")), default=None)
+
 def _fail(partial: Path, cell: int | None, error: str, tail: str):
-    "Raise NotebookFailed; the cell that had begun and not ended is looked up in the notebook if need be."
+    "Put the notebook aside and raise NotebookFailed."
     failed = _set_aside(partial)
-    if cell is None and failed.exists():
-        code = [c for c in _read(failed).cells if c.cell_type == "code" and c.source.strip()]
-        begun = [bool(c.metadata.get("papermill", {}).get("start_time")) and c.execution_count is None for c in code]
-        cell = begun.index(True) + 1 if True in begun else None
     raise NotebookFailed(failed.name.removesuffix(".failed.ipynb"), cell, error, tail, failed)
 
 def _html(path: Path) -> str:

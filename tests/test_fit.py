@@ -290,12 +290,17 @@ def test_bad_data_and_models_are_named(data):
     with pytest.raises(ValueError, match="no rows"): fit(create, data[:0], epochs=1, **quiet)
     with pytest.raises(ValueError, match="choose one of: dualvae"): fit("dualvea", data, epochs=1, **quiet)
     with pytest.raises(TypeError, match="create must be"): fit(None, data, epochs=1, **quiet)
-    with pytest.raises(ValueError, match="per_run='beta_x' is unknown|setting of dualvae='beta_x' is unknown"): fit("dualvae", data, epochs=1, per_run={"beta_x": [1.]}, **quiet)
+    with pytest.raises(ValueError, match="per_run='beta_x' is unknown|dualvae setting='beta_x' is unknown"): fit("dualvae", data, epochs=1, per_run={"beta_x": [1.]}, **quiet)
     with pytest.raises(ValueError, match="another architecture"):
         fit(lambda seed: Proximal(ViewSpec.of(data), width=6 + seed), data, epochs=1, seeds=[0, 1], **quiet)
     with pytest.raises(ValueError, match="not finite|must be finite"): fit(create, data, epochs=1, score=lambda m: float("nan"), **quiet)
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="no CUDA GPU"): fit(create, data, epochs=1, device="cuda", progress=False)
+
+
+def test_an_empty_stream_is_named(data):
+    with pytest.raises(ValueError, match="no rows for the stream 'unlabelled'"):
+        fit(make(SemiSupervised, data), data[:9], epochs=1, batch_size=8, **quiet)
 
 
 def test_zero_epochs_return_the_initial_weights(data):
@@ -308,7 +313,8 @@ def test_hidden_randomness_is_an_error(data):
         def losses(self, batch, noise):
             out = super().losses(batch, noise)
             return {"model": out["model"] + torch.randn_like(batch.xs[0]).mean()}
-    with pytest.raises(RuntimeError, match="random"): fit(make(Secret, data), data, epochs=1, batch_size=16, **quiet)
+    for seeds in ([0], [0, 1]):
+        with pytest.raises(RuntimeError, match="random"): fit(make(Secret, data), data, epochs=1, batch_size=16, seeds=seeds, **quiet)
 
 
 def test_a_parameter_without_player_or_with_two_is_an_error(data):

@@ -155,7 +155,7 @@ def test_recorder(tmp_path):
     assert acc["mean"] == pytest.approx(values.mean()) and acc["std"] == pytest.approx(values.std(ddof=1)) and acc["n"] == 3
     assert acc["keys"] == {"variant": "paper", "vmr": .5} and (acc["paper"], acc["floor"], acc["verdict"]) == (.4, .3, "ok")
     assert seconds["std"] is None and seconds["values"] == [3.0] and read["parameters"] == {"vmr": [0, .5]}
-    assert set(read) == {"name", "parameters", "metrics", "files", "versions", "commit", "device", "started", "seconds"}
+    assert set(read) == {"name", "parameters", "headlines", "metrics", "files", "versions", "commit", "device", "started", "seconds"}
     assert set(read["versions"]) == {"python", "torch", "numpy", "scikit-learn", "mvnb"}
     assert round(Image.open(tmp_path / "a/b/figures/lines.png").info["dpi"][0]) == 100
     assert pd.read_csv(tmp_path / "a/b/tables/indexed.csv")["row"].tolist() == [5, 6]
@@ -198,6 +198,19 @@ def test_parallel_readers_never_see_half_a_file(tmp_path):
         for i in range(k): rec.metric("acc", i, i=i)
         rec.save()
         assert len(load_metrics(tmp_path)["metrics"]) == k and sorted(files(tmp_path)) == ["metrics.json"]
+
+
+def test_headlines_come_first_and_are_replaced_by_title(tmp_path, capsys):
+    rec = Recorder(tmp_path, "r")
+    rec.metric("acc", [.5, .7], model="a")
+    for acc in (1, 60): rec.headline("accuracy", pd.DataFrame({"acc": [acc]}, index=pd.Index(["a"], name="model")))
+    assert rec.save()["headlines"] == [{"title": "accuracy", "columns": ["model", "acc"], "rows": [["a", 60]]}]
+    from mvnb.cli import main
+    assert main(["show", str(tmp_path)]) in (0, None)
+    out = capsys.readouterr().out
+    assert "accuracy" in out and "60" in out and "0.600" not in out
+    main(["show", str(tmp_path), "--all"])
+    assert "0.600 ± 0.141" in capsys.readouterr().out
 
 
 def test_metrics_table():

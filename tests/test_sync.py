@@ -29,7 +29,7 @@ def copy(to):
 
 
 def nbdev(function, folder):
-    code = f"from nbdev.export import nbdev_export\nfrom nbdev.clean import nbdev_clean\n{function}()"
+    code = f"from nbdev.doclinks import nbdev_export\nfrom nbdev.clean import nbdev_clean\n{function}()"
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -147,7 +147,7 @@ def model_class(
     module, _, cls = registry[check_choice("name", name, names())].partition(":")
     return getattr(importlib.import_module(module), cls)
 
-# %% ../../nbs/24_contract.ipynb #fdcfc3e9
+# %% ../../nbs/24_contract.ipynb #29ba9f02
 def create(
     name: str,                    # a registered name, see `names()`
     data: MultiView | ViewSpec,   # what it is for: shapes, names, classes
@@ -158,7 +158,7 @@ def create(
     "Make a model. Raises ValueError for an unknown name or setting, and lists the known ones."
     cls, views = model_class(name), ViewSpec.of(data)
     known = [p for p in inspect.signature(cls.__init__).parameters if p not in ("self", "views")]
-    for setting in settings: check_choice(f"setting of {name}", setting, known)
+    for setting in settings: check_choice(f"{name} setting", setting, known)
     with seeded(seed, "weights"): model = cls(views, **settings)
     player_parameters(model)
     model.config = {"name": name, "seed": seed, "settings": settings}

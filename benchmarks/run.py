@@ -1,0 +1,195 @@
+"""Speed of training: K runs as one batch against the same K one after another, the data path, and the parts of a step.
+
+    python benchmarks/run.py [--threads 2] [--device auto] [--compile MODE] [--seconds 2] [--only NAME ...] [--out FILE]
+
+Both sides of every ratio are measured in this one process, in alternating rounds (machines are noisy: compare ratios
+of one run, not times of two). "One after another" is the plain loop people write: torch.nn.Linear layers, one module,
+one fused AdamW, loss.backward(), without vmap. `one_batch` steps all K runs at once, `fit` as many at once as mvnb.fit chooses
+(runs_per_step). Medians over the rounds are printed, and the spread of the fit's ratio over them.
+"""
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mvnb import models
+from mvnb.base import generator, write_json
+from mvnb.fit import Stack, _Data, batch_of_runs
+from mvnb.models import Model, ViewSpec, leading, seeded
+from mvnb.nets import MLP, ConvDecoder, ConvEncoder
+from mvnb.repro import provenance
+from mvnb.views import Batch, MultiView
+
+
+class VAE(Model):
+    "A plain VAE of given bodies: the arithmetic of the workbook's models without their bookkeeping."
+    def __init__(self, views, encoder, decoder, latent):
+        super().__init__(views)
+        self.encoder, self.decoder, self.latent = encoder(), decoder(), latent
+
+    def draw(self, n, generator): return {"eps": torch.randn(*leading(n), self.latent, generator=generator, device=generator.device)}
+
+    def losses(self, batch, noise):
+        x = batch.xs[0]
+        mu, logvar = self.encoder(x).chunk(2, -1)
+        back = self.decoder(mu + (.5 * logvar).exp() * noise["eps"])
+        kl = .5 * (mu.pow(2) + logvar.exp() - 1 - logvar).sum(1)
+        return {"model": ((back - x).flatten(1).pow(2).sum(1) + kl).mean()}
+
+
+class Plain(nn.Module):
+    "The same perceptron with torch.nn.Linear: the plain loop's layers."
+    def __init__(self, dims):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(dims, dims[1:]))
+
+    def forward(self, x):
+        for layer in self.layers[:-1]: x = torch.relu(layer(x))
+        return self.layers[-1](x)
+
+
+def perceptron(dims, plain=False):
+    "Encoder, decoder and latent width of a mirrored perceptron VAE."
+    up, down = [*dims[:-1], 2 * dims[-1]], dims[::-1]
+    body = Plain if plain else MLP
+    return (lambda: body(up)), (lambda: body(down)), dims[-1]
+
+
+def convolution(shape, width, latent):
+    return (lambda: ConvEncoder(shape, 2 * latent, width)), (lambda: ConvDecoder(shape, latent, width)), latent
+
+
+# name: sample shape, rows per step, runs K, bodies, plain bodies, the ratio a throwaway prototype reached
+cases = {
+    "factVAE-sized 12-32-8":  ((12,), 64, 32, perceptron([12, 32, 8]), perceptron([12, 32, 8], True), 9.0),
+    "64-wide 64-64-10":       ((64,), 128, 8, perceptron([64, 64, 10]), perceptron([64, 64, 10], True), 2.4),
+    "240-100-30":             ((240,), 128, 16, perceptron([240, 100, 30]), perceptron([240, 100, 30], True), 1.7),
+    "784-256-20":             ((784,), 128, 8, perceptron([784, 256, 20]), perceptron([784, 256, 20], True), 1.1),
+    "conv 1x28x28, 8 wide":   ((1, 28, 28), 64, 8, convolution((1, 28, 28), 8, 10), convolution((1, 28, 28), 8, 10), 1.1),
+    "conv 3x32x32, 32 wide":  ((3, 32, 32), 64, 4, convolution((3, 32, 32), 32, 10), convolution((3, 32, 32), 32, 10), None),
+}
+
+
+def synchronize(device):
+    if device.type == "cuda": torch.cuda.synchronize()
+
+
+def timed(step, device, seconds):
+    "Seconds per call, after a warm-up call, over about `seconds`."
+    step()
+    synchronize(device)
+    begin, n = time.perf_counter(), 0
+    while time.perf_counter() - begin < seconds or n < 2:
+        step()
+        n += 1
+    synchronize(device)
+    return (time.perf_counter() - begin) / n
+
+
+def runs_case(name, device, compile, seconds, rounds):
+    "One architecture: seconds per step of all K runs, together and one after another."
+    shape, B, K, bodies, plain_bodies, prototype = cases[name]
+    views = ViewSpec((shape,), ("view",), ())
+    def make(which, k):
+        with seeded(k, "weights"): return VAE(views, *which)
+    x = torch.rand(K, B, *shape, device=device)
+    eps = torch.randn(K, B, bodies[2], device=device)
+    present, y = torch.ones(K, B, 1, dtype=torch.bool, device=device), torch.full((K, B), -1, device=device)
+    def rows(a, b): return Batch((x[a:b],), present[a:b], y[a:b]), {"eps": eps[a:b]}
+    whole = Stack([make(bodies, k) for k in range(K)], lr=1e-3, device=device, compile=compile)
+    size = min(K, batch_of_runs(make(bodies, 0), device))
+    group = whole if size == K else Stack([make(bodies, k) for k in range(size)], lr=1e-3, device=device, compile=compile)
+    alone = make(plain_bodies, 0).to(device)
+    optimizer = torch.optim.AdamW(alone.parameters(), lr=1e-3, weight_decay=0., fused=True)
+    one = Batch((x[0],), present[0], y[0])
+    def plain():
+        loss = alone(one, {"eps": eps[0]})["model"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    rounds_ = []
+    for _ in range(rounds):  # one after another: a run's weights stay warm while it trains, so K times one run is fair to it
+        rounds_.append((timed(lambda: whole.step(*rows(0, K)), device, seconds), K / size * timed(lambda: group.step(*rows(0, size)), device, seconds),
+                        K * timed(plain, device, seconds)))
+    together, fitted, after = (statistics.median(t) for t in zip(*rounds_))
+    ratios = sorted(c / b for _, b, c in rounds_)
+    return dict(case=name, K=K, batch=B, one_batch_ms=1e3 * together, fit_ms=1e3 * fitted, alone_ms=1e3 * after, one_batch_ratio=statistics.median(c / a for a, _, c in rounds_),
+                runs_per_step=size, fit_ratio=statistics.median(ratios), lowest=ratios[0], highest=ratios[-1], prototype=prototype)
+
+
+def data_path(device, seconds, rounds, n=20000, B=256, steps=40):
+    "Samples per second of getting batches of a two-view image set: rows of resident tensors against torch's DataLoader."
+    g = generator(0, "bench")
+    mv = MultiView([torch.rand(n, 1, 28, 28, generator=g) for _ in range(2)], y=torch.arange(n) % 10)
+    data = _Data([mv], device, resident=True)
+    def resident():
+        batch = data.chunk(torch.randperm(n)[:steps * B].view(1, steps, B))
+        for t in range(steps): batch(t)
+    set_ = torch.utils.data.TensorDataset(*mv.xs, mv.present, mv.y)
+    def loader(workers):
+        def epoch():
+            it = torch.utils.data.DataLoader(set_, B, shuffle=True, num_workers=workers)
+            for t, batch in zip(range(steps), it): batch = [x.to(device) for x in batch]
+        return epoch
+    rows = []
+    for name, f in (("resident rows", resident), ("DataLoader, 0 workers", loader(0)), ("DataLoader, 2 workers", loader(2))):
+        rows.append(dict(path=name, samples_per_s=steps * B / statistics.median(timed(f, device, seconds) for _ in range(rounds))))
+    return rows
+
+
+def parts(device, seconds):
+    "Where a DualVAE step of five runs goes: drawing noise, gathering rows, forward, backward, optimizer."
+    g = generator(0, "bench")
+    mv = MultiView([torch.rand(2000, 1, 8, 8, generator=g) for _ in range(2)])
+    K, B, S = 5, 128, 10
+    made = [models.create("dualvae", mv, seed=k, variant="mvnb") for k in range(K)]
+    stack, data = Stack(made, lr=1e-3, device=device), _Data([mv] * K, device, True)
+    index = torch.stack([torch.randperm(2000, generator=g)[:S * B].view(S, B) for _ in range(K)])
+    def noise(): return [made[0].draw((S, B), generator(k, "noise", device=device)) for k in range(K)]
+    drawn = noise()
+    noise0 = {k: torch.stack([d[k] for d in drawn])[:, 0] for k in drawn[0]}
+    rows, batch = data.chunk(index), data.chunk(index)(0)
+    def forward(): return stack.loss(batch, noise0)
+    def optimize():
+        for o in stack.optimizers: o.step()
+    t = {"noise": timed(noise, device, seconds) / S, "rows": timed(lambda: rows(0), device, seconds), "forward": timed(forward, device, seconds)}
+    t["backward"] = timed(lambda: stack.gradients(batch, noise0), device, seconds) - t["forward"]
+    t["optimizer"] = timed(optimize, device, seconds)
+    whole = timed(lambda: stack.step(batch, noise0), device, seconds)
+    return [dict(part=k, ms=1e3 * v) for k, v in t.items()] + [dict(part="whole step (forward, backward, optimizer)", ms=1e3 * whole)]
+
+
+def table(rows):
+    "Rows of dicts as aligned text."
+    text = [[k for k in rows[0]]] + [[f"{v:.2f}" if isinstance(v, float) and v < 1000 else f"{v:.0f}" if isinstance(v, float) else str(v) for v in r.values()] for r in rows]
+    widths = [max(len(r[i]) for r in text) for i in range(len(text[0]))]
+    return "\n".join("  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths))) for r in text)
+
+
+def main():
+    p = argparse.ArgumentParser(description="Measure the speed of training.")
+    p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--device", default="auto")
+    p.add_argument("--compile", default=None, help="torch.compile mode of the vectorised step: default, reduce-overhead (CUDA graphs)")
+    p.add_argument("--seconds", type=float, default=1.0, help="per measurement")
+    p.add_argument("--rounds", type=int, default=5)
+    p.add_argument("--only", nargs="*", default=list(cases), help="cases to run")
+    p.add_argument("--out", default=None, help="write the numbers to this JSON file")
+    a = p.parse_args()
+    torch.set_num_threads(a.threads)
+    device = torch.device("cuda" if a.device == "auto" and torch.cuda.is_available() else "cpu" if a.device == "auto" else a.device)
+    where = provenance()
+    print(f"device {device}, {a.threads} threads, {where['device']}, torch {torch.__version__}, compile {a.compile}\n")
+    rows = [runs_case(name, device, a.compile, a.seconds, a.rounds) for name in cases if name in a.only]
+    print("K runs as one batch against one after another (ms per step of all K runs)\n" + table(rows) + "\n")
+    paths = data_path(device, a.seconds, a.rounds)
+    print("getting batches of two 28x28 views, 256 rows\n" + table(paths) + "\n")
+    split = parts(device, a.seconds)
+    print("a DualVAE step, K = 5, 128 rows, two 8x8 views\n" + table(split))
+    if a.out: print("\nwrote", write_json(Path(a.out), dict(runs=rows, data=paths, parts=split, threads=a.threads, compile=a.compile, **where)))
+
+
+if __name__ == "__main__": main()
