@@ -41,8 +41,9 @@ lab: $(STAMP) ## open JupyterLab on the notebooks
 bench: $(STAMP) ## measure the speed of training
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
-export: $(STAMP) ## write mvnb/ from nbs/ and clean the notebooks
+export: $(STAMP) ## write mvnb/ and README.md from nbs/, and clean the notebooks
 	$(BIN)/nbdev_export
+	$(BIN)/python tests/readme.py
 	$(BIN)/nbdev_clean
 
 clean: ## remove .venv and everything built; results in out/ stay

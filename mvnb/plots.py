@@ -27,8 +27,8 @@ from .evaluate import summary
 from .views import MultiView
 
 # %% auto #0
-__all__ = ['PALETTE', 'MISSING', 'FLOOR', 'MARKERS', 'DASHES', 'LABELS', 'HOUSE', 'style', 'robustness_plot', 'confusion_plot',
-           'image_grid', 'imputation_grid', 'embedding_plot', 'history_plot', 'save_figure']
+__all__ = ['PALETTE', 'MISSING', 'FLOOR', 'MARKERS', 'DASHES', 'LABELS', 'HOUSE', 'style', 'robustness_plot', 'spread_plot',
+           'confusion_plot', 'image_grid', 'imputation_grid', 'embedding_plot', 'history_plot', 'save_figure']
 
 # %% ../nbs/50_plots.ipynb #45ad70df
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000", "#882255", "#999933", "#332288", "#117733")  # Okabe-Ito without orange and yellow, then Tol
@@ -159,6 +159,37 @@ def _draw_stars(ax: Axes, stars: pd.DataFrame, x: str, y: str, hue: str | None, 
     if not len(stars): return
     face = [colours.get(h, "white") for h in stars[hue]] if hue in stars.columns else "white"
     ax.scatter(stars[x], stars[y] * scale, marker="*", s=110, c=face, edgecolors="black", linewidths=.8, label="printed in the paper", zorder=4)
+
+# %% ../nbs/50_plots.ipynb #208957c3
+def spread_plot(
+    df: pd.DataFrame,                          # tidy scores at one setting
+    y: str = "value",                          # column of the scores
+    hue: str = "model",                        # column that names the rows, drawn from top to bottom as they come
+    *,
+    floor: float | None = None,                # the floor's score, drawn dashed and grey
+    paper: Mapping[str, float] | None = None,  # printed values as stars: row name -> score
+    over: str | None = "auto",                 # as in `robustness_plot`
+    percent: bool = True,                      # are all values shares, to be drawn in per cent?
+    title: str | None = None,                  # the figure's one-line message
+    xlabel: str | None = None,                 # default: from the column "metric"
+    ax: Axes | None = None,                    # draw here instead of in a new figure
+) -> Figure:
+    "Draw mean and standard deviation of each model at one setting. Raises ValueError as `robustness_plot`, or for a printed value without a row."
+    for column in (hue, y): check_choice("column", column, df.columns)
+    if over == "auto": over = "seed" if "seed" in df.columns and df["seed"].nunique() > 1 else None
+    _check_one_kind(df, {hue, y, over, "seed", "run", "repeat"})
+    rows = list(dict.fromkeys(df[hue]))
+    for name in paper or {}: check_choice("paper", name, rows)
+    table = summary(df, hue, y, over).set_index(hue).loc[rows]
+    scale = _scale(percent, [table["mean"], list((paper or {}).values()), [floor or 0]])
+    with style():
+        ax = _axes(ax, 4.6, .5 + .32 * len(rows))
+        ax.errorbar(table["mean"] * scale, range(len(rows)), xerr=table["std"].fillna(0) * scale, fmt="o", color=PALETTE[0], capsize=3, label="mean ± std")
+        if floor is not None: ax.axvline(floor * scale, ls="--", color=FLOOR, lw=1.2, label="floor")
+        if paper: ax.scatter([v * scale for v in paper.values()], [rows.index(k) for k in paper], marker="*", s=90, c="white", edgecolors="black", linewidths=.8, label="printed in the paper", zorder=4)
+        ax.set(yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - .5, -.5), **({"xlim": (0, 100)} if percent else {}))
+        ax.legend(loc="center left", bbox_to_anchor=(1, .5))
+        return _finish(ax, xlabel=xlabel or _score_label(df, y, percent), title=title)
 
 # %% ../nbs/50_plots.ipynb #5f77e31a
 def confusion_plot(

@@ -226,6 +226,17 @@ def test_a_checkpoint_of_another_training_is_refused_and_a_damaged_one_named(dat
     with pytest.raises(ModelFileError, match="runs_0.pt"): fit(create, data, epochs=2, batch_size=16, out=tmp_path, **quiet)
 
 
+def test_a_live_curve_is_a_picture_in_a_notebook(monkeypatch):
+    from mvnb.fit import _Progress
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda picture, display_id: shown.append(picture))
+    show = _Progress(3, 2, show=False)
+    show.live = True
+    for epoch in (1, 2, 3): show(epoch, {"model": 1. / epoch})
+    show.close()
+    assert len(shown) == 1 and shown[0].data.startswith(b"\x89PNG") and show.curve == {"model": [(1, 1.), (2, .5), (3, 1. / 3)]}
+
+
 def test_early_stopping_keeps_each_runs_best_weights(data):
     scores = {0: [1, 5, 2, 1, 0, 9], 1: [1, 2, 3, 4, 5, 6]}
     class Numbered(Proximal):

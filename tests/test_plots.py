@@ -286,3 +286,16 @@ def test_save_figure_bad_input(tmp_path):
     with pytest.raises(ValueError, match="png, pdf, svg"): save_figure(fig, tmp_path / "curve.jpg")
     with pytest.raises(ValueError, match="dpi"): save_figure(fig, tmp_path / "curve.png", dpi=0)
     assert not list(tmp_path.iterdir())
+
+
+def test_spread_plot_draws_means_spreads_floor_and_printed_values():
+    df = pd.DataFrame([dict(model=m, seed=s, value=v + .01 * s) for m, v in (("b", .5), ("a", .2)) for s in range(3)])
+    fig = plots.spread_plot(df, floor=.3, paper={"a": .4})
+    ax, bars = fig.axes[0], fig.axes[0].containers[0]
+    assert bars.lines[0].get_xdata() == pytest.approx([51, 21]) and [t.get_text() for t in ax.get_yticklabels()] == ["b", "a"]
+    left, right = (c.get_xdata() for c in bars.lines[1])
+    assert (right - left) / 2 == pytest.approx([1, 1])
+    assert {30.0} <= {line.get_xdata()[0] for line in ax.lines if len(set(line.get_xdata())) == 1}
+    assert ax.collections[-1].get_offsets().tolist() == [[40, 1]]
+    for wrong, message in ((dict(paper={"c": .1}), "choose one of: b, a"), (dict(y="acc"), "column='acc'"), (dict(floor=30), "shares")):
+        with pytest.raises(ValueError, match=message): plots.spread_plot(df, **wrong)

@@ -213,6 +213,20 @@ def test_headlines_come_first_and_are_replaced_by_title(tmp_path, capsys):
     assert "0.600 ± 0.141" in capsys.readouterr().out
 
 
+def test_a_folder_of_the_result_stays_for_a_stopped_run_and_goes_with_overwrite(tmp_path):
+    from mvnb.repro import _prepare
+    rec = Recorder(tmp_path, "r")
+    (rec.folder("fit")).mkdir()
+    (tmp_path / "fit/checkpoint").write_text("x")
+    (tmp_path / "mine").mkdir()
+    _prepare(tmp_path, "r", False)
+    assert (tmp_path / "fit/checkpoint").exists(), "nothing finished: the next run continues"
+    rec.save()
+    _prepare(tmp_path, "r", True)
+    assert not (tmp_path / "fit").exists() and (tmp_path / "mine").exists() and Recorder(None, "r").folder("fit") is None
+    with pytest.raises(ValueError, match="letters, digits"): rec.folder("../elsewhere")
+
+
 def test_metrics_table():
     rec = Recorder(None, "r")
     rec.metric("acc", [.5, .7], vmr=.5, floor=.4)

@@ -1,0 +1,36 @@
+"The README says what nbs/index.ipynb says, its files exist, and its code runs."
+import re
+
+import pytest
+from readme import ROOT, render
+
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_readme_is_written_from_the_index():
+    assert TEXT == render(), "run `make export`"
+
+
+def test_every_link_leads_somewhere():
+    links = re.findall(r"\]\((?!https?:|#)([^)]+)\)", TEXT)
+    assert len(links) > 10 and not [link for link in links if not (ROOT / link).exists()]
+
+
+def test_every_notebook_is_on_the_map():
+    have = {p.relative_to(ROOT).as_posix() for p in (ROOT / "nbs").rglob("[0-9]*.ipynb") if ".ipynb_checkpoints" not in p.parts}
+    assert have == {link for link in re.findall(r"\]\(([^)]+\.ipynb)\)", TEXT)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", TEXT, re.S), ids=["explore", "import"])
+def test_the_code_runs(code):
+    space = {}
+    exec(compile(code, "README.md", "exec"), space)
+    if "clusters" in space: assert space["c"].shape == (360, 10) and bool(space["filled"].present.all()) and len(space["clusters"]) == 360
+    else: assert space["bad"].present.float().mean().item() == pytest.approx(.75, abs=1e-3)
+
+
+def test_the_commands_are_make_targets():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"(?m)^(?:    |`|)?make (\w+)", TEXT)) | set(re.findall(r"`make (\w+)`", TEXT))
+    assert {"demo", "test", "lab", "bench", "clean"} <= targets and not [t for t in targets if not re.search(rf"(?m)^{t}:", makefile)]
