@@ -94,7 +94,7 @@ def _hint(word: str, known) -> str:
     close = difflib.get_close_matches(word, [str(k) for k in known], n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
-# %% ../nbs/70_repro.ipynb #f8d7de2c
+# %% ../nbs/70_repro.ipynb #28d018c1
 @dataclass(frozen=True)
 class Parameter:
     "One line of a notebook's `parameters` cell."
@@ -116,8 +116,9 @@ def parameters(
     cells = [c for c in _read(path).cells if c.cell_type == "code" and "parameters" in c.metadata.get("tags", [])]
     if len(cells) != 1: raise ValueError(f"{path}: needs one code cell with the tag 'parameters', found {len(cells)}")
     source, found = cells[0].source, {}
-    comments = _comments(source)
-    for node in ast.parse(source).body:
+    try: body, comments = ast.parse(source).body, _comments(source)
+    except (SyntaxError, tokenize.TokenError) as e: raise ValueError(f"{path}: the parameters cell is not plain Python assignments ({e})") from None
+    for node in body:
         name, value = _assignment(node)
         try: default = ast.literal_eval(value)
         except (ValueError, TypeError): raise ValueError(f"{path}: parameters: {ast.unparse(node)!r} does not assign a literal to a name") from None
@@ -127,7 +128,7 @@ def parameters(
 def _read(path) -> nbformat.NotebookNode:
     "A notebook file, or an error that names it."
     try: return nbformat.read(path, as_version=4)
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError, UnicodeDecodeError) as e: raise ValueError(f"{path}: not a notebook ({str(e)[:80]})") from None
+    except (nbformat.reader.NotJSONError, nbformat.ValidationError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as e: raise ValueError(f"{path}: not a notebook ({str(e)[:80]})") from None
 
 def _assignment(node) -> tuple[str | None, Any]:
     "Name and value of `name = value` or `name: type = value`."
@@ -226,7 +227,7 @@ def _cpu() -> str:
     except OSError: names = []
     return names[0] if names else platform.processor() or platform.machine()
 
-# %% ../nbs/70_repro.ipynb #64b9ece1
+# %% ../nbs/70_repro.ipynb #f4404f11
 class Recorder:
     "Collects what a repro notebook finds: figures, tables, and numbers with their spread."
     def __init__(
@@ -293,14 +294,19 @@ class Recorder:
         "A folder that belongs to the result: a run that was stopped finds it again, `overwrite` removes it."
         if not re.fullmatch(r"\w[\w.+=-]*", name): raise ValueError(f"name may hold letters, digits and _ . + = -, got {name!r}")
         if self.out is None: return None
-        if name not in self.files: self.files.append(name)
+        self._remember(name)
         return self.out / name
+
+    def _remember(self, name: str) -> None:
+        "List a file or folder, also on the disk: a run that is stopped can then be cleared away."
+        if name not in self.files: self.files.append(name)
+        write_json(self.out / _LIST, self.files)
 
     def _write(self, name: str, write: Callable) -> Path | None:
         "Write a file under the folder, atomically, and remember it."
         if not re.fullmatch(r"\w+/\w[\w.+=-]*", name): raise ValueError(f"name may hold letters, digits and _ . + = -, got {Path(name).stem!r}")
         if self.out is None: return None
-        if name not in self.files: self.files.append(name)
+        self._remember(name)
         return atomic_write(self.out / name, write)
 
     def result(self) -> dict[str, Any]:  # what metrics.json holds
@@ -311,8 +317,12 @@ class Recorder:
     def save(self) -> dict[str, Any]:  # what metrics.json holds
         "Write metrics.json, atomically. The last thing a repro notebook does."
         result = self.result()
-        if self.out: write_json(self.out / "metrics.json", result)
+        if self.out:
+            write_json(self.out / "metrics.json", result)
+            (self.out / _LIST).unlink(missing_ok=True)
         return result
+
+_LIST = ".files.json"  # what an unfinished run has written so far
 
 def _numbers(name: str, values) -> list[float]:
     "One number or several as a flat list of floats."
@@ -356,12 +366,14 @@ def _show(x: float | None, digits: int) -> str:
     "A number with so many digits; what JSON could not hold is n/a."
     return "n/a" if x is None or not math.isfinite(x) else f"{x:.{digits}f}"
 
-# %% ../nbs/70_repro.ipynb #f0f7b8d2
+# %% ../nbs/70_repro.ipynb #abf6421c
 class NotebookFailed(RuntimeError):
     "A cell of a notebook raised an error, or the kernel died."
     def __init__(self, name: str, cell: int | None, error: str, tail: str, path: Path):
         super().__init__(f"notebook {name} failed{f' in cell [{cell}]' if cell else ''}: {error}\n{tail}\nThe notebook as far as it came: {path}")
-        self.name, self.cell, self.error, self.path = name, cell, error, path
+        self.name, self.cell, self.error, self.path, self.tail = name, cell, error, path, tail
+
+    def __reduce__(self): return type(self), (self.name, self.cell, self.error, self.tail, self.path)
 
 @dataclass(frozen=True)
 class Result:
@@ -416,8 +428,9 @@ def _prepare(out: Path, name: str, overwrite: bool):
     out.mkdir(parents=True, exist_ok=True)
     try: old = load_metrics(out)
     except (FileNotFoundError, ValueError): old = {}
+    begun = json.loads((out / _LIST).read_text()) if overwrite and (out / _LIST).exists() else []
     stale = ["metrics.json", *(name + end for end in (".ipynb", ".html", ".partial.ipynb", ".failed.ipynb", ".failed.json"))]
-    for path in [out / f for f in stale + old.get("files", [])]:
+    for path in [out / f for f in stale + old.get("files", []) + begun]:
         if not path.resolve().is_relative_to(out.resolve()): continue
         if path.is_dir() and path.resolve() != out.resolve(): shutil.rmtree(path)
         elif not path.is_dir(): path.unlink(missing_ok=True)
@@ -461,7 +474,7 @@ def _html(path: Path) -> str:
     logging.getLogger("traitlets").setLevel(logging.ERROR)  # it would ask for alternative texts of plots
     return HTMLExporter(embed_images=True).from_filename(str(path))[0]
 
-# %% ../nbs/70_repro.ipynb #b18f905d
+# %% ../nbs/70_repro.ipynb #9e5d5f49
 def run_arguments(
     parser: argparse.ArgumentParser,  # gets the arguments of a run
 ) -> None:
@@ -490,7 +503,13 @@ def exit_code(
     args: argparse.Namespace,                             # its arguments
 ) -> int:                                                 # 0 done, 1 a notebook failed, 2 bad usage, 130 interrupted
     "Call a command and turn what it raises into a line on stderr and an exit code."
-    try: return command(args) or 0
+    try:
+        code = command(args) or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `mvnb list | head`: the reader has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except NotebookFailed as e: code, message = 1, str(e)
     except (ValueError, TypeError, OSError) as e: code, message = 2, str(e)
     except KeyboardInterrupt: code, message = 130, "interrupted"

@@ -66,7 +66,7 @@ def _as_labels(y, n: int) -> Tensor:
     if n and int(y.min()) < -1: raise ValueError(f"y must be >= -1 (-1 = unlabelled), got {int(y.min())}")
     return y
 
-# %% ../nbs/00_views.ipynb #b4f7e1f8
+# %% ../nbs/00_views.ipynb #1ef46dab
 class MultiView:
     """`n` samples seen through `V` views, any of them missing.
 
@@ -98,13 +98,18 @@ class MultiView:
         self.classes = _class_names(classes, self.y)
         if check: self._check_finite()
 
-    def _check_finite(self):
+    def _check_finite(self, known: Tensor | None = None):
+        "Blocks of rows bound the memory; entries `known` to be finite are not read again."
         for v, (x, name) in enumerate(zip(self.xs, self.names)):
-            ok = torch.isfinite(x.flatten(1)).all(1) | ~self.present[:, v]
-            if not bool(ok.all()):
-                i = int((~ok).nonzero()[0])
-                raise ValueError(f"xs: view {name!r} has NaN or infinity in {int((~ok).sum())} rows that are marked present "
-                                 f"(first: row {i}); mark them absent in `present`, use MultiView.from_list, or impute them first")
+            need = self.present[:, v] if known is None else self.present[:, v] & ~known[:, v]
+            block = max(1, 2**24 // max(1, x[:1].numel()))
+            for start in range(0, len(x), block):
+                part = need[start:start + block]
+                if not bool(part.any()): continue
+                bad = part & ~torch.isfinite(x[start:start + block].flatten(1)).all(1)
+                if not bool(bad.any()): continue
+                raise ValueError(f"xs: view {name!r} has NaN or infinity in rows that are marked present (first: row {start + int(bad.nonzero()[0])}); "
+                                 "mark them absent in `present`, use MultiView.from_list, or impute them first")
 
     def __len__(self) -> int: return len(self.present)
     def __repr__(self) -> str:
@@ -137,7 +142,9 @@ class MultiView:
     def replace(self, **changes) -> MultiView:
         "A copy with some of xs, present, y, names, classes exchanged; tensors that stay are shared, not copied."
         fields = dict(xs=self.xs, present=self.present, y=self.y, names=self.names, classes=self.classes) | changes
-        return MultiView(**fields, check="xs" in changes or "present" in changes)
+        new = MultiView(**fields, check="xs" in changes)
+        if "xs" not in changes and "present" in changes: new._check_finite(known=self.present)
+        return new
 
     def __getitem__(self, rows) -> MultiView:
         "Rows by integer, slice, index array or mask; always a MultiView, also for one row."

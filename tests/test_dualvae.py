@@ -172,10 +172,16 @@ def test_both_kinds_of_bodies_train(net):
 @pytest.mark.parametrize("wrong, message", [
     (dict(view_mask=1.1), "view_mask must lie in"), (dict(patch_mask=-.1), "patch_mask"), (dict(patch=3), "patch=3 does not divide"), (dict(c_dim=0), "c_dim"),
     (dict(beta_c=-1), "beta_c"), (dict(beta_s=float("nan")), "beta_s"), (dict(prior_s=2), "prior_s"), (dict(net="rnn"), "choose one of: mlp, conv"),
-    (dict(moe="soft"), "choose one of: experts, linear"), (dict(fuse="mean"), "choose one of: moments, parameters"), (dict(hidden=(0,)), ">= 1"),
+    (dict(moe="soft"), "choose one of: experts, linear"), (dict(fuse="mean"), "choose one of: moments, parameters"), (dict(hidden=(0,)), ">= 1"), (dict(hidden=8), "hidden must be a list"), (dict(hidden=(), net="conv"), "hidden must be a list"),
+    (dict(masking="no"), "masking='no'"),
 ])
 def test_bad_settings_are_named(data, wrong, message):
     with pytest.raises(ValueError, match=message): models.create("dualvae", data, **wrong)
+
+
+def test_settings_of_the_wrong_type_are_named(data):
+    for wrong in (dict(beta_c="0.3"), dict(beta_c=True), dict(c_dim=2.5)):
+        with pytest.raises(TypeError, match=next(iter(wrong))): models.create("dualvae", data, **wrong)
 
 
 def test_one_view_is_too_few(data):

@@ -1,7 +1,10 @@
 "The trainer against literal loops, faults, and itself."
+import copy
+import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -237,6 +240,99 @@ def test_a_live_curve_is_a_picture_in_a_notebook(monkeypatch):
     assert len(shown) == 1 and shown[0].data.startswith(b"\x89PNG") and show.curve == {"model": [(1, 1.), (2, .5), (3, 1. / 3)]}
 
 
+def test_a_bad_score_stops_its_run_alone(data, tmp_path):
+    create, score = make(Proximal, data), lambda m: float("nan") if m.lam > 5 else 1.
+    with pytest.warns(RuntimeWarning, match="'score' is not finite"):
+        result = fit(create, data, epochs=2, batch_size=16, seeds=[0, 1], per_run={"lam": [1., 9.]}, score=score, out=tmp_path, **quiet)
+    assert result.runs.status.tolist() == ["done", "failed"] and torch.isfinite(weights(result.last_good[1])).all()
+    with pytest.warns(RuntimeWarning), pytest.raises(NonFiniteLoss, match="'score'"): fit(create, data, epochs=2, batch_size=16, per_run={"lam": [9.]}, score=score, **quiet)
+
+
+def test_groups_number_their_errors_by_the_whole_and_errors_travel(data):
+    with pytest.warns(RuntimeWarning):
+        result = fit(make(Fragile, data), data, epochs=4, batch_size=16, seeds=[0, 1, 2], per_run={"lam": [0., 0., 101.]}, runs_per_step=1, **quiet)
+    error = pickle.loads(pickle.dumps(result.errors[2]))
+    assert error.run == 2 and "run 2 (seed 2)" in str(error) and result.history["value"].dtype == float
+
+
+def test_interrupted_in_the_last_validation_everything_is_saved(data, tmp_path):
+    def score(model):
+        signal.raise_signal(signal.SIGINT)
+        return 1.
+    with pytest.raises(KeyboardInterrupt, match="the same call continues"): fit(make(Proximal, data), data, epochs=1, batch_size=16, score=score, out=tmp_path, **quiet)
+    assert fit(make(Proximal, data), data, epochs=1, batch_size=16, score=score, out=tmp_path, **quiet).runs.status.tolist() == ["done"]
+
+
+def test_out_is_tried_before_any_work(data, tmp_path):
+    (tmp_path / "file").write_text("")
+    class Never(Proximal):
+        def losses(self, batch, noise): raise AssertionError("trained before out was tried")
+    with pytest.raises(ValueError, match="must be a folder to write in"): fit(make(Never, data), data, epochs=1, out=tmp_path / "file", **quiet)
+
+
+def test_a_checkpoint_knows_every_runs_numbers_and_all_of_the_data(tmp_path):
+    g = generator(5, "fingerprint")
+    mv = MultiView([torch.rand(4000, 3, generator=g), torch.rand(4000, 3, generator=g)], torch.arange(4000)[:, None] % 7 > torch.tensor([[-1, 2]]))
+    arguments = dict(epochs=0, settings={"hidden": (4,), "variant": "paper"}, out=tmp_path, **quiet)
+    fit("dualvae", mv, **arguments)
+    with pytest.raises(ValueError, match="model"): fit("dualvae", mv, **(arguments | {"settings": {"hidden": (4,), "variant": "mvnb"}}))
+    with pytest.raises(ValueError, match="score"): fit("dualvae", mv, **arguments, valid=mv[:10])
+    changed = mv.xs[0].clone()
+    changed[1] += 1
+    with pytest.raises(ValueError, match="data"): fit("dualvae", mv.replace(xs=[changed, mv.xs[1]]), **arguments)
+    holed = mv.replace(xs=[x.masked_fill(~mv.present[:, v, None], float("nan")) for v, x in enumerate(mv.xs)])
+    fit("dualvae", holed, **arguments)  # what stands where data is absent does not count
+    square = torch.rand(6, 6, generator=g)
+    from mvnb.fit import _fingerprint
+    a, t = MultiView([square]), MultiView([square.T])
+    assert _fingerprint([a, a]) != _fingerprint([a, t])
+
+
+def test_frozen_parameters_stay(data):
+    def create(seed):
+        model = make(Proximal, data)(seed=seed)
+        model.encoder.layers[0].weight.requires_grad_(False)
+        return model
+    result = fit(create, data, epochs=2, batch_size=16, seeds=[0, 1], **quiet)
+    for k, m in enumerate(result.models):
+        assert torch.equal(m.encoder.layers[0].weight, create(k).encoder.layers[0].weight) and not m.encoder.layers[0].weight.requires_grad
+        assert not torch.equal(m.encoder.layers[0].bias, create(k).encoder.layers[0].bias)
+
+
+def test_float64_data_train_a_float32_model(data):
+    double = data.replace(xs=[x.double() for x in data.xs])
+    a, b = (fit(make(Proximal, data), d, epochs=1, batch_size=16, **quiet).models[0] for d in (data, double))
+    assert torch.equal(weights(a), weights(b))
+
+
+def test_training_beside_other_threads_that_draw(data):
+    stop, made = threading.Event(), make(Proximal, data)(seed=0)  # torch's layers draw their first weights from the global generator
+    def create(seed): return copy.deepcopy(made)
+    def draw():
+        while not stop.is_set(): torch.rand(3)
+    noisy = threading.Thread(target=draw)
+    noisy.start()
+    try: a = fit(create, data, epochs=20, batch_size=16, **quiet)
+    finally:
+        stop.set()
+        noisy.join()
+    assert torch.equal(weights(a.models[0]), weights(fit(create, data, epochs=20, batch_size=16, **quiet).models[0]))
+
+
+def test_data_that_is_not_resident_is_fetched_in_small_pieces(data, monkeypatch):
+    import mvnb.fit
+    want = fit(make(Proximal, data), data, epochs=1, batch_size=4, **quiet)
+    largest, rows = [0], mvnb.fit._Field.rows
+    def spy(self, index):
+        tensor, local = rows(self, index)
+        largest[0] = max(largest[0], len(tensor))
+        return tensor, local
+    monkeypatch.setattr(mvnb.fit, "_FETCH_BYTES", 8 * 48)
+    monkeypatch.setattr(mvnb.fit._Field, "rows", spy)
+    have = fit(make(Proximal, data), data, epochs=1, batch_size=4, resident=False, **quiet)
+    assert largest[0] <= 8 and torch.equal(weights(want.models[0]), weights(have.models[0]))
+
+
 def test_early_stopping_keeps_each_runs_best_weights(data):
     scores = {0: [1, 5, 2, 1, 0, 9], 1: [1, 2, 3, 4, 5, 6]}
     class Numbered(Proximal):
@@ -287,6 +383,9 @@ def test_models_are_written_and_nothing_temporary_stays(tmp_path):
     (dict(epochs=1, schedule="step"), "choose one of: cosine, constant"), (dict(epochs=1, patience=2), "patience needs"),
     (dict(epochs=1, per_run={"lam": [1., 2.]}), "2 values for 1 runs"), (dict(epochs=1, per_run={"lam": [float("inf")]}), "lam must be a finite"),
     (dict(epochs=1, runs_per_step=0), "runs_per_step"), (dict(epochs=1, resident="yes"), "resident"), (dict(epochs=1, settings={"a": 1}), "settings go with"),
+    (dict(epochs=1, seeds=3), "seeds must be a list"), (dict(epochs=1, seeds=np.array([1.5])), "seeds must be a whole"), (dict(epochs=1, seeds=np.array([True])), "seeds must be a whole"),
+    (dict(epochs=1, betas=.9), "betas must be two"), (dict(epochs=1, betas=(.9,)), "betas must be two"), (dict(epochs=1, betas=(.9, 1.)), "betas must lie"),
+    (dict(epochs=1, per_run={"lam": .1}), r"per_run\['lam'\] must list"),
     (dict(epochs=1, checkpoint_seconds=-1), "checkpoint_seconds"), (dict(epochs=1, validate_every=0), "validate_every"),
 ])
 def test_bad_arguments_are_named(data, wrong, message):
@@ -304,7 +403,12 @@ def test_bad_data_and_models_are_named(data):
     with pytest.raises(ValueError, match="per_run='beta_x' is unknown|dualvae setting='beta_x' is unknown"): fit("dualvae", data, epochs=1, per_run={"beta_x": [1.]}, **quiet)
     with pytest.raises(ValueError, match="another architecture"):
         fit(lambda seed: Proximal(ViewSpec.of(data), width=6 + seed), data, epochs=1, seeds=[0, 1], **quiet)
-    with pytest.raises(ValueError, match="not finite|must be finite"): fit(create, data, epochs=1, score=lambda m: float("nan"), **quiet)
+    with pytest.raises(TypeError, match="score must be a function"): fit(create, data, epochs=1, score=3, **quiet)
+    with pytest.raises(TypeError, match="must return a mvnb.models.Model, got Linear"): fit(lambda seed: torch.nn.Linear(2, 2), data, epochs=1, **quiet)
+    with pytest.raises(ValueError, match="same view names"): fit(create, [data, data.select([1, 0])], epochs=1, seeds=[0, 1], **quiet)
+    with pytest.raises(ValueError, match="same classes"): fit(create, [data, data.replace(classes="abcd")], epochs=1, seeds=[0, 1], **quiet)
+    with pytest.raises(ValueError, match="device='gpu' is unknown"): fit(create, data, epochs=1, device="gpu")
+    with pytest.raises(ValueError, match="stands in settings and in per_run"): fit("dualvae", data, epochs=1, settings={"beta_c": 1.}, per_run={"beta_c": [1.]}, **quiet)
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="no CUDA GPU"): fit(create, data, epochs=1, device="cuda", progress=False)
 

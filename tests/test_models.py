@@ -1,6 +1,8 @@
 "The registry and model files."
 import os
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 
@@ -72,7 +74,33 @@ def test_files_that_cannot_be_used_are_named(data, tmp_path):
     with pytest.raises(ModelFileError, match="expected a file of kind 'mvnb model', found 'something else'"): load(tmp_path / "other.pt")
     content = load_tensors(tmp_path / "m.pt", "mvnb model")
     torch.save(content | {"config": content["config"] | {"settings": {"hidden": [9]}}}, tmp_path / "unfit.pt")
-    with pytest.raises(ModelFileError, match="do not fit"): load(tmp_path / "unfit.pt")
+    with pytest.raises(ModelFileError, match="does not make a model"): load(tmp_path / "unfit.pt")
+    for change, message in ((dict(format=99), "format 99"), (dict(views=None), "does not make"), (dict(config={"name": "gone", "seed": 0, "settings": {}}), "name='gone' is unknown")):
+        torch.save(content | change, tmp_path / "x.pt")
+        with pytest.raises(ModelFileError, match=message): load(tmp_path / "x.pt")
+    del content["views"]
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(ModelFileError, match="KeyError: 'views'"): load(tmp_path / "x.pt")
+
+def test_numpy_settings_are_stored_as_plain_numbers(data, tmp_path):
+    model = create("dualvae", data, seed=np.int64(3), c_dim=np.int64(4), hidden=range(8, 10), beta_c=np.float32(.5))
+    save(model, tmp_path / "m.pt")
+    assert load(tmp_path / "m.pt").config == {"name": "dualvae", "seed": 3, "settings": {"c_dim": 4, "hidden": [8, 9], "beta_c": .5}}
+    with pytest.raises(TypeError, match="hidden must be a number"): create("dualvae", data, hidden=object())
+
+def test_views_in_another_order_are_refused(data):
+    model = create("dualvae", data)
+    with pytest.raises(ValueError, match="in the order"): model.embed(data.select([1, 0]))
+
+def test_other_floating_types_are_cast(data):
+    model = create("dualvae", data)
+    for dtype in (torch.float64, torch.float16):
+        torch.testing.assert_close(model.embed(data.replace(xs=[x.to(dtype) for x in data.xs])), model.embed(data), rtol=1e-2, atol=1e-2)
+
+def test_threads_do_not_disturb_each_others_weights(data):
+    want = [create("dualvae", data, seed=s, hidden=(128, 128)).state_dict() for s in range(8)]
+    with ThreadPoolExecutor(8) as pool: have = list(pool.map(lambda s: create("dualvae", data, seed=s, hidden=(128, 128)).state_dict(), [0, 1, 2, 3, 4, 5, 6, 7] * 3))
+    for i, state in enumerate(have): assert all(torch.equal(a, b) for a, b in zip(state.values(), want[i % 8].values())), i
 
 class Hostile:
     def __init__(self, path): self.path = path

@@ -10,6 +10,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
+import pickle
+
 import pandas as pd
 import pytest
 from PIL import Image
@@ -221,10 +223,29 @@ def test_a_folder_of_the_result_stays_for_a_stopped_run_and_goes_with_overwrite(
     (tmp_path / "mine").mkdir()
     _prepare(tmp_path, "r", False)
     assert (tmp_path / "fit/checkpoint").exists(), "nothing finished: the next run continues"
+    _prepare(tmp_path, "r", True)
+    assert not (tmp_path / "fit").exists(), "overwrite clears an unfinished run too"
+    rec.folder("fit").mkdir()
     rec.save()
+    assert not (tmp_path / ".files.json").exists()
     _prepare(tmp_path, "r", True)
     assert not (tmp_path / "fit").exists() and (tmp_path / "mine").exists() and Recorder(None, "r").folder("fit") is None
     with pytest.raises(ValueError, match="letters, digits"): rec.folder("../elsewhere")
+
+
+@pytest.mark.parametrize("text, message", [("[]", "not a notebook"), ('{"cells": 3}', "not a notebook"), ("{", "not a notebook")])
+def test_files_that_are_no_notebooks_are_named(tmp_path, text, message):
+    (tmp_path / "1_bad.ipynb").write_text(text)
+    with pytest.raises(ValueError, match=f"1_bad.ipynb: {message}"): parameters(tmp_path / "1_bad.ipynb")
+
+
+def test_magic_in_the_parameters_cell_is_named(tmp_path):
+    with pytest.raises(ValueError, match="not plain Python"): parameters(write(tmp_path / "1_x.ipynb", settings="%matplotlib inline\nn = 1\nout = None"))
+
+
+def test_failures_travel_between_processes():
+    e = pickle.loads(pickle.dumps(NotebookFailed("n", 3, "KeyError: 'x'", "tail", "p")))
+    assert (e.name, e.cell, e.error) == ("n", 3, "KeyError: 'x'") and "tail" in str(e)
 
 
 def test_metrics_table():

@@ -69,6 +69,10 @@ def test_replace_shares_what_stays_and_checks_what_comes(mv):
     assert other.y is None and other.xs[0] is mv.xs[0] and mv.y is not None and other.classes == mv.classes
     with pytest.raises(ValueError, match="NaN"): mv.replace(xs=[x * float("nan") for x in mv.xs])
 
+def test_an_entry_that_becomes_present_is_checked():
+    mv = MultiView([torch.tensor([[1.], [float("nan")]])], present=[[1], [0]])
+    with pytest.raises(ValueError, match="first: row 1"): mv.replace(present=torch.ones(2, 1, dtype=torch.bool))
+
 @pytest.mark.parametrize("wrong, error, message", [
     (dict(xs=[]), ValueError, "at least one view"), (dict(xs=torch.zeros(3, 2)), TypeError, "list with one array per view"), (dict(xs={"a": 1}), TypeError, "from_dict"),
     (dict(xs=[torch.zeros(3, 1), torch.zeros(4, 1)]), ValueError, "same number of samples"), (dict(xs=[np.array(["a"])]), TypeError, "numeric"),
@@ -79,7 +83,7 @@ def test_replace_shares_what_stays_and_checks_what_comes(mv):
     (dict(xs=[torch.zeros(2, 1)], y=[0, -2]), ValueError, ">= -1"), (dict(xs=[torch.zeros(2, 1)], y=[0, float("nan")]), ValueError, "whole numbers"),
     (dict(xs=[torch.zeros(2, 1)], names=["a", "b"]), ValueError, "names must name 1"), (dict(xs=[torch.zeros(2, 1)] * 2, names=["a", "a"]), ValueError, "differ"),
     (dict(xs=[torch.zeros(2, 1)], y=[0, 3], classes="ab"), ValueError, "label 3"),
-    (dict(xs=[torch.tensor([[1.], [float("inf")]])]), ValueError, "'view 0' has NaN or infinity in 1 rows .*first: row 1"),
+    (dict(xs=[torch.tensor([[1.], [float("inf")]])]), ValueError, "'view 0' has NaN or infinity .*first: row 1"),
 ])
 def test_bad_input_is_named(wrong, error, message):
     with pytest.raises(error, match=message): MultiView(**wrong)
