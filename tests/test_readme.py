@@ -1,4 +1,5 @@
 "The README says what nbs/index.ipynb says, its files exist, and its code runs."
+import json
 import re
 
 import pytest
@@ -34,3 +35,15 @@ def test_the_commands_are_make_targets():
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"(?m)^(?:    |`|)?make (\w+)", TEXT)) | set(re.findall(r"`make (\w+)`", TEXT))
     assert {"demo", "test", "lab", "bench", "clean"} <= targets and not [t for t in targets if not re.search(rf"(?m)^{t}:", makefile)]
+
+
+@pytest.mark.parametrize("data", ["digits", "e-mnist"])
+def test_the_table_holds_the_measured_numbers(data):
+    result = json.loads((ROOT / f"results/dualvae_robustness/{data}/metrics.json").read_text(encoding="utf-8"))
+    assert result["commit"] and not result["commit"]["dirty"]
+    rows = {line.split("|")[1].strip(): line for line in TEXT.splitlines() if line.startswith("| ")}
+    names = {"paper": "DualVAE, `paper`", "mvnb": "**our recipe, `mvnb`**", "raw pixels": "raw pixels (floor)"}
+    for m in result["metrics"]:
+        at = (m["keys"].get("vmr"), m["keys"].get("snr"))
+        if m["name"] != "kmeans_acc" or at not in ((0, 0), (.5, 0), (.5, .1)): continue
+        assert f"{100 * m['mean']:.1f} ± {100 * m['std']:.1f}" in rows[names.get(m["keys"]["model"], m["keys"]["model"])]
