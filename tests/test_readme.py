@@ -47,3 +47,11 @@ def test_the_table_holds_the_measured_numbers(data):
         at = (m["keys"].get("vmr"), m["keys"].get("snr"))
         if m["name"] != "kmeans_acc" or at not in ((0, 0), (.5, 0), (.5, .1)): continue
         assert f"{100 * m['mean']:.1f} ± {100 * m['std']:.1f}" in rows[names.get(m["keys"]["model"], m["keys"]["model"])]
+
+
+def test_the_held_out_numbers_of_the_text_are_measured():
+    for data in ("digits", "e-mnist"):
+        result = json.loads((ROOT / f"results/dualvae_robustness/{data}-held-out/metrics.json").read_text(encoding="utf-8"))
+        for m in result["metrics"]:
+            if m["name"] == "kmeans_acc" and m["keys"]["model"] in ("mvnb", "raw pixels") and (m["keys"]["vmr"], m["keys"]["snr"]) in ((.5, 0), (.5, .1)):
+                assert f"{100 * m['mean']:.1f} ± {100 * m['std']:.1f}" in TEXT, m["keys"]
