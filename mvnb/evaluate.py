@@ -118,7 +118,7 @@ def confusion(
     if k < need: raise ValueError(f"k must be at least {need}, the largest label + 1, got {k}")
     return np.bincount(y * k + labels, minlength=k * k).reshape(k, k)
 
-# %% ../nbs/40_evaluate.ipynb #c87a792f
+# %% ../nbs/40_evaluate.ipynb #83cd350f
 def raw_features(
     mv: MultiView,        # any data, with missing views or not
 ) -> torch.Tensor:        # (n, sum of the views' sizes), zeros where a view is absent
@@ -146,7 +146,7 @@ def kmeans_scores(
     "Score k-means clusters of `z` against `y`. Raises ValueError for NaN, lengths that differ, labels of -1, or a bad `k`."
     y, repeats = _labels("y", y), check_count("repeats", repeats)
     z, k = _features("z", z, len(y)), len(np.unique(y)) if k is None else k
-    rows = [(r, labels := kmeans_labels(z, k, seed, r)) for r in range(repeats)]
+    rows = [(r, kmeans_labels(z, k, seed, r)) for r in range(repeats)]
     return pd.DataFrame([dict(repeat=r, acc=clustering_accuracy(y, l), nmi=nmi(y, l), ari=ari(y, l)) for r, l in rows])
 
 def svc_scores(

@@ -82,7 +82,7 @@ def _numbers(name: str, x: Any) -> np.ndarray:
     if x.dtype.kind not in "fiub": raise TypeError(f"{name} must be numeric, got an array of {x.dtype}")
     return x
 
-# %% ../nbs/50_plots.ipynb #43eec509
+# %% ../nbs/50_plots.ipynb #d4e824d4
 def robustness_plot(
     df: pd.DataFrame,                    # tidy scores, e.g. several `robustness_curve` tables with a column "model"
     x: str = "vmr",                      # column of the horizontal axis
@@ -100,7 +100,7 @@ def robustness_plot(
     "Draw score against corruption, mean and standard deviation. Raises ValueError for unknown columns, mixed metrics, or shares outside [-1, 1]."
     groups = ([hue] if hue else []) + [x]
     for column in [*groups, y]: check_choice("column", column, df.columns)
-    if over == "auto": over = "seed" if "seed" in df.columns and df["seed"].nunique() > 1 else None
+    over = _averaged(df, over)
     _check_one_kind(df, {*groups, y, over, "seed", "run", "repeat"})
     table, base = summary(df, groups, y, over), None
     if isinstance(floor, str):
@@ -118,6 +118,10 @@ def robustness_plot(
         if percent: ax.set_ylim(min(0, 105 * table["mean"].min()), 100)
         if ax.get_legend_handles_labels()[0]: ax.legend(loc="center left", bbox_to_anchor=(1, .5))
         return _finish(ax, xlabel=LABELS.get(x, x), ylabel=ylabel or _score_label(df, y, percent), title=title)
+
+def _averaged(df: pd.DataFrame, over: str | None) -> str | None:
+    "The column to average within first; \"auto\" is the seed if there are several."
+    return over if over != "auto" else "seed" if "seed" in df.columns and df["seed"].nunique() > 1 else None
 
 def _check_one_kind(df: pd.DataFrame, used: set) -> None:
     "Refuse a table that mixes several tasks, metrics, data sets or corruptions in one mean."
@@ -160,7 +164,7 @@ def _draw_stars(ax: Axes, stars: pd.DataFrame, x: str, y: str, hue: str | None, 
     face = [colours.get(h, "white") for h in stars[hue]] if hue in stars.columns else "white"
     ax.scatter(stars[x], stars[y] * scale, marker="*", s=110, c=face, edgecolors="black", linewidths=.8, label="printed in the paper", zorder=4)
 
-# %% ../nbs/50_plots.ipynb #208957c3
+# %% ../nbs/50_plots.ipynb #fb561d79
 def spread_plot(
     df: pd.DataFrame,                          # tidy scores at one setting
     y: str = "value",                          # column of the scores
@@ -176,7 +180,7 @@ def spread_plot(
 ) -> Figure:
     "Draw mean and standard deviation of each model at one setting. Raises ValueError as `robustness_plot`, or for a printed value without a row."
     for column in (hue, y): check_choice("column", column, df.columns)
-    if over == "auto": over = "seed" if "seed" in df.columns and df["seed"].nunique() > 1 else None
+    over = _averaged(df, over)
     _check_one_kind(df, {hue, y, over, "seed", "run", "repeat"})
     rows = list(dict.fromkeys(df[hue]))
     for name in paper or {}: check_choice("paper", name, rows)

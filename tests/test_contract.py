@@ -8,7 +8,7 @@ from toys import make, toys
 from mvnb import models
 from mvnb.base import generator
 from mvnb.fit import fit
-from mvnb.models import ViewSpec, player_parameters
+from mvnb.models import player_parameters
 from mvnb.views import MultiView
 
 

@@ -1,5 +1,4 @@
 "MultiViewEstimator against scikit-learn's own checks, against `fit` by hand, and what is refused."
-import io
 import pickle
 
 import joblib
@@ -25,7 +24,6 @@ from mvnb.base import integer_seed
 from mvnb.estimator import MultiViewEstimator
 from mvnb.evaluate import clustering_accuracy
 from mvnb.fit import fit
-from mvnb.models import Model
 from mvnb.views import MultiView
 
 SMALL = {"variant": "mvnb", "hidden": (16,), "c_dim": 2, "s_dim": 1}

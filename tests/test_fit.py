@@ -204,11 +204,10 @@ def test_killed_at_any_moment_it_continues_to_the_same_numbers(tmp_path):
     finally: torch.set_num_threads(threads)
     for a, b in zip(resumed.models, whole.models): assert torch.equal(weights(a), weights(b))
     assert resumed.history["value"].tolist() == pytest.approx(whole.history["value"].tolist(), rel=1e-12)
-    assert not list(out.glob("*.tmp")) or kills, "a killed writer may leave its temporary file, never a half checkpoint"
 
 
 def test_ctrl_c_saves_and_the_next_call_continues(tmp_path):
-    data, out = slow_data(), tmp_path / "run"
+    out = tmp_path / "run"
     child = subprocess.Popen([sys.executable, "-c", script.format(tests=str(Path(__file__).parent), out=str(out))], stderr=subprocess.PIPE, text=True)
     while child.poll() is None and not (out / "runs_0.pt").exists(): time.sleep(.01)
     child.send_signal(signal.SIGINT)
