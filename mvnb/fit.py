@@ -110,7 +110,7 @@ def _leaves(tree) -> list[Tensor]:
     "The tensors of nested dicts."
     return [t for v in tree.values() for t in _leaves(v)] if isinstance(tree, dict) else [tree]
 
-# %% ../nbs/25_fit.ipynb #b639f49e
+# %% ../nbs/25_fit.ipynb #34655eab
 class Stack:
     "K models of one architecture as stacked tensors, with their optimizers; `step` trains all of them once."
     def __init__(self, modules: Sequence[Model], *, lr: float, weight_decay: float = 0.0, betas: tuple[float, float] = (.9, .999),
@@ -156,7 +156,7 @@ class Stack:
         if len(self) > 1 or self.compiled: return self._loss(self.params, self.buffers, batch, noise)
         if not self.pure: self._prove_pure(batch, noise)
         one = _over(lambda b: Batch(tuple(x[0] for x in b.xs), b.present[0], b.y[0]), batch)
-        params, buffers, noise = (_over(lambda x: x[0], tree) for tree in (self.params, self.buffers, noise))
+        params, buffers, noise = (_over(lambda x: x.squeeze(0), tree) for tree in (self.params, self.buffers, noise))
         out = self._single(params, buffers, one, noise)
         return {k: v[None] for k, v in out.items()}
 
