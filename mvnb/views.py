@@ -40,7 +40,7 @@ def fill_absent(
     mask = present.reshape(present.shape + (1,) * (x.ndim - present.ndim))
     return torch.where(mask, x, torch.full((), value, dtype=x.dtype, device=x.device))
 
-# %% ../nbs/00_views.ipynb #67f1e1bd
+# %% ../nbs/00_views.ipynb #15f41fbc
 def _as_view(x, name: str) -> Tensor:
     "One view as a floating-point tensor; float32 unless it came as float64 tensor."
     if not isinstance(x, Tensor):
@@ -56,17 +56,20 @@ def _as_view(x, name: str) -> Tensor:
     if x.ndim == 1: x = x[:, None]
     return x if x.is_floating_point() else x.float()
 
+def _as_whole(values, n: int, name: str) -> Tensor:
+    "Whole numbers as int64 (n,)."
+    values = torch.as_tensor(values if isinstance(values, Tensor) else np.asarray(values))
+    if values.is_floating_point() and not torch.equal(values, values.round()): raise ValueError(f"{name} must hold whole numbers, got fractions or NaN")
+    if values.shape != (n,): raise ValueError(f"{name} must have shape ({n},), got {tuple(values.shape)}")
+    return values.long()
+
 def _as_labels(y, n: int) -> Tensor:
     "Labels as int64 (n,), -1 = unlabelled."
-    y = torch.as_tensor(y if isinstance(y, Tensor) else np.asarray(y))
-    if y.is_floating_point():
-        if not torch.equal(y, y.round()): raise ValueError("y must hold whole numbers (-1 = unlabelled), got fractions or NaN")
-    y = y.long()
-    if y.shape != (n,): raise ValueError(f"y must have shape ({n},), got {tuple(y.shape)}")
+    y = _as_whole(y, n, "y")
     if n and int(y.min()) < -1: raise ValueError(f"y must be >= -1 (-1 = unlabelled), got {int(y.min())}")
     return y
 
-# %% ../nbs/00_views.ipynb #1ef46dab
+# %% ../nbs/00_views.ipynb #eb259082
 class MultiView:
     """`n` samples seen through `V` views, any of them missing.
 
@@ -81,6 +84,7 @@ class MultiView:
         y: Tensor | np.ndarray | Sequence | None = None,  # int (n,), -1 = unlabelled
         names: Sequence[str] | None = None,    # V names, default "view 0", ...
         classes: Sequence[str] | None = None,  # names of the classes 0, 1, ...
+        groups: Tensor | np.ndarray | Sequence | None = None,  # int (n,), rows that belong together: an object, a person, a trial
         check: bool = True,                    # verify that what is present is finite
     ):
         if isinstance(xs, (np.ndarray, Tensor, Mapping)) or not isinstance(xs, Iterable):
@@ -96,6 +100,7 @@ class MultiView:
         self.present = _as_present(present, n, self.names, self.xs[0].device)
         self.y = None if y is None else _as_labels(y, n).to(self.xs[0].device)
         self.classes = _class_names(classes, self.y)
+        self.groups = None if groups is None else _as_whole(groups, n, "groups").to(self.xs[0].device)
         if check: self._check_finite()
 
     def _check_finite(self, known: Tensor | None = None):
@@ -140,8 +145,8 @@ class MultiView:
         return len(self.classes)
 
     def replace(self, **changes) -> MultiView:
-        "A copy with some of xs, present, y, names, classes exchanged; tensors that stay are shared, not copied."
-        fields = dict(xs=self.xs, present=self.present, y=self.y, names=self.names, classes=self.classes) | changes
+        "A copy with some of xs, present, y, names, classes, groups exchanged; tensors that stay are shared, not copied."
+        fields = dict(xs=self.xs, present=self.present, y=self.y, names=self.names, classes=self.classes, groups=self.groups) | changes
         new = MultiView(**fields, check="xs" in changes)
         if "xs" not in changes and "present" in changes: new._check_finite(known=self.present)
         return new
@@ -157,20 +162,20 @@ class MultiView:
         elif not isinstance(rows, slice):
             rows = torch.as_tensor(np.asarray(rows) if not isinstance(rows, Tensor) else rows, device=self.device)
             if rows.numel() == 0: rows = rows.long()
-        return MultiView([x[rows] for x in self.xs], self.present[rows], None if self.y is None else self.y[rows],
-                         self.names, self.classes, check=False)
+        y, groups = (None if t is None else t[rows] for t in (self.y, self.groups))
+        return MultiView([x[rows] for x in self.xs], self.present[rows], y, self.names, self.classes, groups, check=False)
 
     def to(self, device: str | torch.device) -> MultiView:
         "The same data on another device."
-        return MultiView([x.to(device) for x in self.xs], self.present.to(device), None if self.y is None else self.y.to(device),
-                         self.names, self.classes, check=False)
+        y, groups = (None if t is None else t.to(device) for t in (self.y, self.groups))
+        return MultiView([x.to(device) for x in self.xs], self.present.to(device), y, self.names, self.classes, groups, check=False)
 
     def select(self, views: Sequence[str | int]) -> MultiView:
         "Only these views, by name or number, in this order. Raises ValueError for an unknown view, and lists the known ones."
         if isinstance(views, (str, int, np.integer)): views = [views]
         index = [view_index(self, v) for v in views]
         return MultiView([self.xs[v] for v in index], self.present[:, index], self.y, [self.names[v] for v in index],
-                         self.classes, check=False)
+                         self.classes, self.groups, check=False)
 
     def batch(self, rows=slice(None)) -> Batch:
         "Rows as a model sees them: zeros where a view is absent, labels -1 where unknown. The only door to a model."

@@ -80,6 +80,7 @@ def test_an_entry_that_becomes_present_is_checked():
     (dict(xs=[torch.zeros(2, 1)], present=torch.ones(2, 2)), ValueError, r"present must have shape \(2, 1\)"),
     (dict(xs=[torch.zeros(2, 1)], present=torch.tensor([[.5], [1]])), ValueError, "Boolean"),
     (dict(xs=[torch.zeros(2, 1)], y=[0]), ValueError, r"y must have shape \(2,\)"), (dict(xs=[torch.zeros(2, 1)], y=[0, .5]), ValueError, "whole numbers"),
+    (dict(xs=[torch.zeros(2, 1)], groups=[0]), ValueError, r"groups must have shape \(2,\)"), (dict(xs=[torch.zeros(2, 1)], groups=[0, .5]), ValueError, "groups must hold whole"),
     (dict(xs=[torch.zeros(2, 1)], y=[0, -2]), ValueError, ">= -1"), (dict(xs=[torch.zeros(2, 1)], y=[0, float("nan")]), ValueError, "whole numbers"),
     (dict(xs=[torch.zeros(2, 1)], names=["a", "b"]), ValueError, "names must name 1"), (dict(xs=[torch.zeros(2, 1)] * 2, names=["a", "a"]), ValueError, "differ"),
     (dict(xs=[torch.zeros(2, 1)], y=[0, 3], classes="ab"), ValueError, "label 3"),
@@ -111,6 +112,13 @@ def test_stratified_parts_keep_the_shares():
     y = torch.cat([torch.zeros(700), torch.ones(200), torch.full((100,), 2.)]).long()
     for part, share in zip(split_rows(1000, (.7, .3), seed=0, y=y, stratify=True), (.7, .3)):
         assert torch.bincount(y[part]).tolist() == [round(700 * share), round(200 * share), round(100 * share)]
+
+def test_groups_travel_with_the_rows():
+    mv = MultiView([torch.zeros(6, 1), torch.zeros(6, 2)], groups=[5, 5, 3, 3, 9, 9])
+    assert mv.groups.dtype == torch.int64 and mv[[4, 0]].groups.tolist() == [9, 5] and mv[:3].groups.tolist() == [5, 5, 3]
+    assert mv.select([1]).groups.tolist() == mv.to("cpu").groups.tolist() == mv.replace(xs=mv.xs).groups.tolist() == mv.groups.tolist()
+    assert mv.replace(groups=None).groups is None and MultiView([torch.zeros(2, 1)])[:1].groups is None
+
 
 def test_groups_are_never_cut():
     groups = np.repeat([f"subject {i}" for i in range(20)], 7)
