@@ -31,6 +31,7 @@ demo: $(STAMP) ## DualVAE against missing views and noise on digits: a table, a 
 	$(BIN)/mvnb run dualvae_robustness --out $(OUT) --overwrite $(ARGS)
 	@echo; $(BIN)/mvnb show $(OUT)
 
+test: export MVNB_OFFLINE = 1
 test: $(STAMP) ## run every notebook and tests/
 	$(BIN)/nbdev_test --n_workers $(WORKERS)
 	$(BIN)/python -m pytest -q tests $(ARGS)

@@ -22,6 +22,7 @@ setup(
     license_files=["LICENSE"],
     keywords=cfg["keywords"].split(),
     packages=find_packages(include=["mvnb", "mvnb.*"]),
+    package_data={"mvnb.data": ["*.sha256"]},
     data_files=[("share/mvnb/repro", sorted(str(p.relative_to(here)) for p in here.glob("nbs/repro/*.ipynb")))],
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),

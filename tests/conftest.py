@@ -1,4 +1,4 @@
-"What all tests share: no windows, a device to run on, and reasons to skip."
+"What all tests share: no windows, no downloads, a device to run on, and reasons to skip."
 import importlib.util
 import os
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 import torch
 
 matplotlib.use("Agg")
+os.environ["MVNB_OFFLINE"] = "1"  # no test downloads by accident
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -31,3 +32,10 @@ def device(request):
 def root():
     "The checkout."
     return ROOT
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    "A computer with nothing on it: no data, no cache, no network."
+    for name, value in dict(MVNB_DATA=tmp_path / "data", XDG_CACHE_HOME=tmp_path / "cache", MVNB_OFFLINE=1).items(): monkeypatch.setenv(name, str(value))
+    return tmp_path

@@ -51,7 +51,7 @@ def test_run_show_and_refusals(folder, capsys):
 @pytest.mark.parametrize("line, message", [
     ("run squares -p m 3 --out o", "unknown"), ("run squares -p n x --out o", "must be int"), ("run squares -p n 1 -p n 2 --out o", "twice"),
     ("run square --out o", "did you mean 'squares'"), ("run lost.ipynb --out o", "lost.ipynb"), ("info nothing", "unknown"),
-    ("show nowhere", "nowhere"), ("data info nothing", "unknown"), ("data info", "needs a name"), ("data list digits", "data info digits"),
+    ("show nowhere", "nowhere"), ("data info nothing", "unknown"), ("data info", "needs a name"), ("data fetch", "needs a name"), ("data list digits", "data info digits"),
     ("run squares", "--out"), ("run squares --out o --overwrit", "unrecognized"), ("", "COMMAND"), ("fly", "invalid choice")])
 def test_bad_usage_is_one_line_and_exit_code_2(line, message, folder, capsys):
     assert main(line.split()) == 2
@@ -68,11 +68,25 @@ def test_data_and_models(capsys):
     from mvnb import data, models
     assert main(["data", "list"]) == 0
     out = capsys.readouterr().out
-    assert all(name in out for name in data.names())
-    assert main(["data", "info", "digits"]) == 0
+    for name in data.names(): assert f"{name}: {data.info(name).title}" in out and data.info(name).licence in out and data.info(name).used_by in out
+    assert main(["data", "info", "digits", "deap"]) == 0
     out = capsys.readouterr().out
-    assert data.info("digits").title in out and data.info("digits").licence in out
+    for part in (data.info("digits").title, data.info("digits").licence, data.info("deap").access, data.info("deap").layout): assert part in out
     assert main(["models"]) == 0 and capsys.readouterr().out.split() == list(models.names())
+
+
+def test_data_check_and_fetch(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MVNB_DATA", str(tmp_path)); monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert main(["data", "check"]) == 0                               # nothing is there, nothing is wrong
+    out = capsys.readouterr().out
+    assert "digits        built in" in out and "mnist         missing" in out
+    (tmp_path / "fashion").mkdir(); (tmp_path / "fashion/train-images-idx3-ubyte.gz").write_bytes(b"no")
+    assert main(["data", "check", "fashion", "digits"]) == 1
+    assert "fashion       corrupt" in capsys.readouterr().out
+    assert main(["data", "fetch", "digits"]) == 0 and "needs no files" in capsys.readouterr().out
+    assert main(["data", "fetch", "mnist"]) == 2 and "MVNB_OFFLINE is set" in capsys.readouterr().err
+    assert main(["data", "fetch", "deap"]) == 2 and "licence agreement" in capsys.readouterr().err
+    assert main(["data", "check", "mnits"]) == 2 and "mnist" in capsys.readouterr().err
 
 
 def test_register(monkeypatch, capsys):

@@ -1,9 +1,13 @@
 "Registry, file search, idx reader and the two image sets."
 import gzip
+import http.server
+import inspect
 import os
 import struct
 import subprocess
 import sys
+import threading
+import zipfile
 
 import numpy as np
 import pytest
@@ -11,9 +15,8 @@ import torch
 from scipy import ndimage
 
 import mvnb.data as data
-from mvnb.data import (DataCorrupt, DataNotAvailable, DataSet, MNIST_FILES, data_dir, data_dirs, find_file, info, load, names, register,
+from mvnb.data import (DataCorrupt, DataNotAvailable, DataSet, File, cached_arrays, data_dirs, find_files, find_folder, info, load, names, register,
                        stratified_rows)
-from mvnb.data import images
 from mvnb.data.images import edge_image, load_digits, read_idx
 
 REAL = os.environ.get("MVNB_DATA", "")
@@ -24,47 +27,38 @@ def idx(x, code=8):
     return bytes([0, 0, code, x.ndim]) + struct.pack(f">{x.ndim}I", *x.shape) + x.tobytes()
 
 
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    "A computer with nothing on it."
-    monkeypatch.setenv("MVNB_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path
-
-
-@pytest.fixture
-def tiny_mnist(home):
-    "Four small files in the official format; train 200, test 50."
-    g = np.random.default_rng(0)
-    (home / "data/mnist").mkdir(parents=True)
-    content = []
-    for n, (image, label) in zip((200, 50), (MNIST_FILES[:2], MNIST_FILES[2:])):
-        x, y = g.integers(0, 256, (n, 28, 28), dtype=np.uint8), g.integers(0, 10, n, dtype=np.uint8)
-        (home / "data" / image).write_bytes(gzip.compress(idx(x)))
-        (home / "data" / label).write_bytes(gzip.compress(idx(y)))
-        content.append((x, y))
-    return home / "data/mnist", content
-
-
 # --- registry
 
 def test_registry_is_lazy():
-    code = "import sys, mvnb.data as d; assert d.names(); assert 'mvnb.data.images' not in sys.modules; d.load('digits'); assert 'mvnb.data.images' in sys.modules"
+    code = ("import sys, mvnb.data as d; assert d.names(); assert not [m for m in sys.modules if m.startswith('mvnb.data.')]; "
+            "d.load('digits'); assert 'mvnb.data.images' in sys.modules and 'mvnb.data.mocap' not in sys.modules")
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_every_entry_is_complete():
-    for name in names():
-        entry = info(name)
-        assert entry.name == name and entry.title and entry.licence and entry.source and entry.size
-        assert callable(data._loader(entry))
-        assert all(f.count("/") == 1 for f in entry.files)
+@pytest.mark.parametrize("name", names())
+def test_every_entry_is_complete(name):
+    entry = info(name)
+    assert entry.name == name and entry.title and entry.licence and entry.source and entry.size and entry.used_by
+    assert callable(data._named(entry.loader)) and (not entry.check or callable(data._named(entry.check)))
+    assert all(f.path.count("/") >= 1 and (not f.checksum or f.checksum.count(":") == 1) for f in entry.files)
+    assert bool(entry.access) == entry.licence.startswith("gated")
+    if entry.access: assert entry.folder and entry.layout and not entry.archive and not any(f.url for f in entry.files)   # nothing gated is ever downloaded
+    if entry.folder: assert entry.layout and entry.check
+    if any(not f.checksum for f in entry.files): assert entry.check                                                      # no checksum: read it strictly
+    options = inspect.signature(data._named(entry.loader)).parameters
+    assert all(p.default is not p.empty for p in options.values()) and {"seed"} & set(options) or name == "mocap"
+
+
+def test_every_set_of_the_issue_is_there():
+    wanted = ("mnist fashion e-mnist polymnist coil-20 coil-100 noisymnist noisyfashion patchedmnist regdb seed deap bars mocap cvl mfeat coil-poses "
+              "umist-poses emotion-sim regdb-sim digits")
+    assert set(wanted.split()) == set(names())
     with pytest.raises(AttributeError): info("digits").title = "mine"
 
 
 def test_unknown_names_and_options():
-    with pytest.raises(ValueError, match="digits, e-mnist"): load("mnits")
-    with pytest.raises(ValueError, match="digits, e-mnist"): info("mnits")
+    with pytest.raises(ValueError, match="digits, mnist"): load("mnits")
+    with pytest.raises(ValueError, match="digits, mnist"): info("mnits")
     with pytest.raises(TypeError, match="'sizes'.*split, size, n, seed"): load("e-mnist", sizes=3)
     with pytest.raises(TypeError, match="verify"): load("e-mnist", verify=False)      # checksums cannot be switched off by accident
 
@@ -74,38 +68,217 @@ def test_register(monkeypatch):
     register(DataSet("mine", "t", "mvnb.data.images:load_digits", "s", "l", "s"))
     assert names()[-1] == "mine" and len(load("mine", split="test")) == 359
     with pytest.raises(ValueError, match="taken"): register(info("mine"))
-    with pytest.raises(ValueError, match="module:function"): register(DataSet("bad", "t", "nowhere", "s", "l", "s"))
+    with pytest.raises(ValueError, match="loader must be 'module:function'"): register(DataSet("bad", "t", "nowhere", "s", "l", "s"))
+    with pytest.raises(ValueError, match="check must be 'module:function'"): register(DataSet("bad", "t", "a:b", "s", "l", "s", check="c"))
     with pytest.raises(TypeError, match="DataSet"): register("mine")
 
 
 # --- files
 
-def test_search_order(home, monkeypatch):
-    assert data_dirs("a") == [home / "data/a", home / "cache/mvnb/a"]
+HELLO = "md5:5d41402abc4b2a76b9719d911017c592"
+
+
+@pytest.fixture
+def server(tmp_path):
+    "A web server on this machine, and the paths that it was asked for."
+    asked, folder = [], tmp_path / "web"
+    folder.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args, **kwargs): super().__init__(*args, directory=str(folder), **kwargs)
+        def log_message(self, *args): asked.append(self.path)
+        def do_GET(self):
+            if self.path != "/cut": return super().do_GET()
+            asked.append(self.path)
+            self.send_response(200); self.send_header("Content-Length", "5000"); self.end_headers(); self.wfile.write(b"hel")
+    it = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=it.serve_forever, daemon=True).start()
+    yield folder, asked, f"http://127.0.0.1:{it.server_port}"
+    it.shutdown(); it.server_close()
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    "May be written to."
+    monkeypatch.setattr(data, "_REGISTRY", dict(data._REGISTRY))
+
+
+def entry(files=(), **more): return register(DataSet("mine", "t", "mvnb.views:MultiView", "s", "l", "example.org", files=files, **more))
+
+
+def test_search_order(home, monkeypatch, registry):
+    assert data_dirs("a") == [home / "data/a", home / "cache/mvnb/a"] and data.cache_dir() == home / "cache/mvnb"
+    entry((File("a/f"),), folder="a", layout="x")
     for place in ("cache/mvnb/a", "data/a"):
         (home / place).mkdir(parents=True)
         (home / place / "f").write_text(place)
-        assert find_file("a", "f").read_text() == place and data_dir("a") == home / place
+        assert find_files("mine")[0].read_text() == place and find_folder("mine") == home / place
     monkeypatch.delenv("MVNB_DATA")
-    assert find_file("a", "f").read_text() == "cache/mvnb/a"
+    assert find_files("mine")[0].read_text() == "cache/mvnb/a"
     monkeypatch.delenv("XDG_CACHE_HOME"); monkeypatch.setenv("HOME", str(home))
     assert data_dirs("a") == [home / ".cache/mvnb/a"]
+    with pytest.raises(ValueError, match="fits no file.*has: f"): find_files("mine", "g*")
 
 
 def test_not_available(home, monkeypatch):
     with pytest.raises(DataNotAvailable) as e: load("e-mnist")
-    for part in (str(home / "data/mnist"), str(home / "cache/mvnb/mnist"), "train-images-idx3-ubyte.gz", "yann.lecun.com", "put it into"): assert part in str(e.value)
+    for part in (str(home / "data/mnist"), str(home / "cache/mvnb/mnist"), "train-images-idx3-ubyte.gz", "yann.lecun.com", "put it into", "MVNB_OFFLINE"): assert part in str(e.value)
     assert isinstance(e.value, FileNotFoundError)
     monkeypatch.delenv("MVNB_DATA")
-    with pytest.raises(DataNotAvailable, match="MVNB_DATA is not set.*MVNB_DATA=<data>"): data_dir("mnist")
+    with pytest.raises(DataNotAvailable, match="MVNB_DATA is not set.*MVNB_DATA=<data>"): find_files("mnist")
 
 
-def test_wrong_checksum(home):
+@pytest.mark.parametrize("name", ["seed", "deap", "regdb", "cvl"])
+def test_gated_sets_say_how(home, name):
+    for action in (load, find_folder, data.fetch):
+        with pytest.raises(DataNotAvailable) as e: action(name)
+        for part in (info(name).source, info(name).access, info(name).layout, str(home / "data" / name)): assert part in str(e.value)
+
+
+def test_wrong_checksum(home, registry):
     (home / "data/a").mkdir(parents=True); (home / "data/a/f").write_bytes(b"hello")
-    assert find_file("a", "f", "md5:5d41402abc4b2a76b9719d911017c592")
-    with pytest.raises(DataCorrupt) as e: find_file("a", "f", "sha1:" + "0" * 40, source="the moon")
-    for part in (str(home / "data/a/f"), "0" * 40, "aaf4c61ddcc5e8a2dabede0f3b482cd9aea9434d", "the moon", "again"): assert part in str(e.value)
-    assert isinstance(e.value, ValueError)
+    entry((File("a/f", HELLO),)); assert find_files("mine")
+    data._REGISTRY.pop("mine"); entry((File("a/f", "sha1:" + "0" * 40, "http://127.0.0.1:9/f"),))
+    with pytest.raises(DataCorrupt) as e: find_files("mine")
+    for part in (str(home / "data/a/f"), "0" * 40, "aaf4c61ddcc5e8a2dabede0f3b482cd9aea9434d", "example.org", "again", "mvnb data fetch mine"): assert part in str(e.value)
+    assert isinstance(e.value, ValueError) and (home / "data/a/f").read_bytes() == b"hello"                            # never touched
+
+
+def test_download(home, registry, server, monkeypatch):
+    folder, asked, url = server
+    (folder / "f").write_bytes(b"hello")
+    entry((File("a/f", HELLO, f"{url}/f"),))
+    with pytest.raises(DataNotAvailable, match="MVNB_OFFLINE"): find_files("mine")
+    assert not asked
+    monkeypatch.setenv("MVNB_OFFLINE", "0")
+    path, = data.fetch("mine")
+    assert path == home / "cache/mvnb/a/f" and path.read_bytes() == b"hello" and asked == ["/f"]
+    assert find_files("mine") == [path] and asked == ["/f"]                                                             # once
+    path.write_bytes(b"hallo")
+    with pytest.raises(DataCorrupt, match="mvnb data fetch"): find_files("mine")
+    assert asked == ["/f"] and path.read_bytes() == b"hallo"                                                            # not again behind your back
+
+
+@pytest.mark.parametrize("name, error, text", [("bad", DataCorrupt, "nothing was kept"), ("none", DataNotAvailable, "404"), ("cut", (DataNotAvailable, DataCorrupt), "cut")])
+def test_bad_downloads_leave_nothing(home, registry, server, monkeypatch, name, error, text):
+    folder, asked, url = server
+    (folder / "bad").write_bytes(b"hell")
+    entry((File(f"a/{name}", HELLO, f"{url}/{name}"),))
+    monkeypatch.setenv("MVNB_OFFLINE", "")
+    with pytest.raises(error, match=text): find_files("mine")
+    assert asked and not [p for p in (home / "cache").rglob("*") if p.is_file()]
+
+
+def test_cut_download_without_checksum(home, registry, server, monkeypatch):
+    entry((File("a/cut", "", f"{server[2]}/cut"),))
+    monkeypatch.setenv("MVNB_OFFLINE", "")
+    with pytest.raises(DataNotAvailable, match="could not be downloaded"): find_files("mine")
+    assert not [p for p in (home / "cache").rglob("*") if p.is_file()]
+
+
+def test_no_network(home, registry, monkeypatch):
+    entry((File("a/f", HELLO, "http://127.0.0.1:9/f"),))
+    monkeypatch.setenv("MVNB_OFFLINE", "")
+    with pytest.raises(DataNotAvailable, match="could not be downloaded.*example.org"): find_files("mine")
+
+
+def good(): return f"{len(list(find_folder('mine').iterdir()))} files"
+
+
+def refuse():
+    find_folder("mine")
+    raise DataCorrupt("b.png is damaged")
+
+
+@pytest.mark.parametrize("check", ["good", "refuse"])
+def test_archives(home, registry, server, monkeypatch, check):
+    folder, asked, url = server
+    with zipfile.ZipFile(folder / "all.zip", "w") as z: z.writestr("a.png", b"a"); z.writestr("b.png", b"b")
+    entry(folder="many", layout="*.png", archive=f"{url}/all.zip", check=f"{__name__}:{check}")
+    assert data.check("mine").state == "missing" and not asked                                                          # a check downloads nothing
+    monkeypatch.setenv("MVNB_OFFLINE", "")
+    if check == "refuse":
+        with pytest.raises(DataCorrupt, match="b.png"): data.fetch("mine")
+        assert not [p for p in (home / "cache").rglob("*") if p.is_file()]
+    else:
+        assert data.fetch("mine") == [home / "cache/mvnb/many"] and sorted(p.name for p in data.fetch("mine")[0].iterdir()) == ["a.png", "b.png"]
+        assert asked == ["/all.zip"] and data.check("mine") == data.Check("mine", "ok", "2 files")
+
+
+def test_hostile_archive(home, registry, server, monkeypatch):
+    folder, asked, url = server
+    with zipfile.ZipFile(folder / "all.zip", "w") as z: z.writestr("../../escaped", b"a")
+    entry(folder="many", layout="*.png", archive=f"{url}/all.zip", check=f"{__name__}:good")
+    monkeypatch.setenv("MVNB_OFFLINE", "")
+    with pytest.raises(DataCorrupt, match="escaped"): data.fetch("mine")
+    assert not list(home.rglob("*escaped")) and not (home / "cache/mvnb/many").exists()
+
+
+def test_check(home):
+    assert data.check("digits").state == "built in" and data.check("mnist").state == "missing" and "yann.lecun.com" in data.check("mnist").text
+    (home / "data/mnist").mkdir(parents=True)
+    (home / "data" / info("mnist").files[0].path).write_bytes(b"x")
+    assert data.check("mnist").state == "corrupt" and data.check("e-mnist").state == "corrupt" and os.environ["MVNB_OFFLINE"] == "1"
+    with pytest.raises(ValueError, match="unknown"): data.check("mnits")
+
+
+# --- arrays built once
+
+def test_cached_arrays(home):
+    calls = []
+    def build(): calls.append(1); return dict(x=np.arange(6, dtype=np.uint8).reshape(2, 3), y=np.array([.5], np.float32))
+    a, b, c = (cached_arrays("set", dict(seed=s, size=3), build) for s in (0, 0, 1))
+    assert len(calls) == 2 and all(np.array_equal(a[f], b[f]) and a[f].dtype == b[f].dtype for f in ("x", "y"))
+    a["x"][:] = 9
+    assert cached_arrays("set", dict(size=3, seed=0), build)["x"].max() == 5 and torch.from_numpy(a["x"]).sum() == 54 and len(calls) == 2
+    assert not list((home / "cache/mvnb/generated").glob(".*"))
+    with pytest.raises(ValueError, match="name must"): cached_arrays("../x", {}, build)
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "other", "index"])
+def test_damaged_cache(home, damage):
+    def build(): return dict(x=np.arange(1000))
+    cached_arrays("set", {}, build)
+    folder, = (home / "cache/mvnb/generated").iterdir()
+    if damage == "cut": (folder / "x.npy").write_bytes((folder / "x.npy").read_bytes()[:-8])
+    if damage == "gone": (folder / "x.npy").unlink()
+    if damage == "other": np.save(folder / "x.npy", np.arange(999))
+    if damage == "index": (folder / "content.json").write_text("{")
+    with pytest.raises(DataCorrupt, match="delete it") as e: cached_arrays("set", {}, build)
+    assert str(folder) in str(e.value)
+
+
+def test_a_failed_build_leaves_nothing(home):
+    def interrupted(): raise KeyboardInterrupt
+    class Full:
+        shape, dtype = (1,), np.dtype("f4")
+        def __array__(self, *args, **kwargs): raise OSError("No space left on device")
+    with pytest.raises(KeyboardInterrupt): cached_arrays("set", {}, interrupted)
+    with pytest.raises(OSError, match="No space"): cached_arrays("set", {}, lambda: dict(x=Full()))
+    assert not list((home / "cache").rglob("*.npy")) and not list((home / "cache/mvnb/generated").iterdir())
+    stale = home / "cache/mvnb/generated/.build-old"; stale.mkdir(); os.utime(stale, (0, 0))
+    young = home / "cache/mvnb/generated/.build-new"; young.mkdir()
+    assert cached_arrays("set", {}, lambda: dict(x=np.ones(2)))["x"].sum() == 2 and not stale.exists() and young.exists()
+
+
+def test_two_processes_build_the_same_set(home):
+    code = """
+import sys, time, numpy as np
+from mvnb.data import cached_arrays
+def build():
+    print("built", flush=True)
+    time.sleep(.5)                       # both are in here at once
+    return {f"x{i}": np.full((200, 1000), i) for i in range(5)}
+sys.stdin.readline()
+arrays = cached_arrays("set", dict(a=1), build)
+assert all((arrays[f"x{i}"] == i).all() for i in range(5))
+"""
+    both = [subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for p in both: p.stdin.write("\n"); p.stdin.flush()
+    outs = [p.communicate()[0] for p in both]
+    assert [p.returncode for p in both] == [0, 0] and "built" in "".join(outs)
+    folder, = (home / "cache/mvnb/generated").iterdir()
+    assert sorted(p.name for p in folder.iterdir()) == ["content.json", *(f"x{i}.npy" for i in range(5))]
 
 
 # --- idx
@@ -169,44 +342,6 @@ def test_digits_split():
     with pytest.raises(ValueError, match="all, train, test"): load_digits("valid")
 
 
-@pytest.mark.parametrize("split", ["train", "test", "all"])
-def test_emnist_from_tiny_files(tiny_mnist, split):
-    _, content = tiny_mnist
-    parts = {"train": content[:1], "test": content[1:], "all": content}[split]
-    x, y = (np.concatenate(t) for t in zip(*parts))
-    mv = images._emnist_edges(split, 28, None, 0, verify=False)
-    assert np.array_equal(mv.xs[0][:, 0].numpy(), x / np.float32(255)) and np.array_equal(mv.y, y)
-    edges = np.stack([ndimage.maximum_filter(i, size=3, mode="constant") - i for i in x])
-    assert np.array_equal((mv.xs[1][:, 0] * 255).round().byte().numpy(), edges)
-    big = images._emnist_edges(split, 32, None, 0, verify=False)
-    assert big.shapes == ((1, 32, 32),) * 2 and 0 <= big.xs[1].min() and big.xs[1].max() <= 1
-    at = np.clip((np.arange(32) + .5) * 28 / 32 - .5, 0, 27)          # half-pixel centres, by hand
-    reference = ndimage.map_coordinates(mv.xs[1][3, 0].numpy(), np.meshgrid(at, at, indexing="ij"), order=1)
-    assert np.allclose(big.xs[1][3, 0], reference, atol=1e-5)
-
-
-def test_emnist_subset(tiny_mnist):
-    few, more = (images._emnist_edges("train", 28, n, 0, verify=False) for n in (20, 60))
-    assert len(few) == 20 and {x.numpy().tobytes() for x in few.xs[0]} < {x.numpy().tobytes() for x in more.xs[0]}
-    assert not torch.equal(few.xs[0], images._emnist_edges("train", 28, 20, 1, verify=False).xs[0])
-    with pytest.raises(ValueError, match="n must be at most"): images._emnist_edges("test", 28, 51, 0, verify=False)
-    with pytest.raises(ValueError, match="28, 32"): load("e-mnist", size=64)
-    with pytest.raises(ValueError, match="train, test, all"): load("e-mnist", split="valid")
-
-
-def test_emnist_refuses_other_files(tiny_mnist):
-    folder, (_, (x, y)) = tiny_mnist
-    with pytest.raises(DataCorrupt, match="f68b3c2dcbeaaa9fbdd348bbdeb94873"): load("e-mnist")
-    image, label = folder / "t10k-images-idx3-ubyte.gz", folder / "t10k-labels-idx1-ubyte.gz"
-    for path, content, text in ((label, y[:-1], "50 labels"), (label, y.astype(">i4"), "labels"), (label, y + 10, "largest"), (image, x[:, :27], r"\(n, 28, 28\)"), (image, y, "bytes of shape")):
-        good = path.read_bytes()
-        path.write_bytes(idx(content, 12 if content.dtype.itemsize == 4 else 8))
-        with pytest.raises(DataCorrupt, match=text): images._emnist_edges("test", 28, None, 0, verify=False)
-        path.write_bytes(good)
-    image.write_bytes(image.read_bytes()[:-100])
-    with pytest.raises(DataCorrupt, match="gzip"): images._emnist_edges("test", 28, None, 0, verify=False)
-
-
 @pytest.mark.parametrize("n", [1, 3, 10, 57, 1000])
 def test_stratified_rows(n):
     y = torch.tensor([7] * 700 + [-1] * 200 + [3] * 100)[torch.randperm(1000, generator=torch.Generator().manual_seed(0))]
@@ -221,11 +356,13 @@ def test_stratified_rows(n):
 
 @pytest.mark.data
 @pytest.mark.skipif(not REAL, reason="MVNB_DATA is not set")
-@pytest.mark.parametrize("split, counts", [("train", [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]),
-                                           ("test", [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009])])
-def test_real_emnist(split, counts):
-    mv = load("e-mnist", split=split, size=28)
-    assert mv.y.bincount().tolist() == counts
-    assert mv.xs[0].max() == 1 and mv.xs[1].min() == 0
-    few = load("e-mnist", split=split, n=100)
-    assert few.shapes == ((1, 32, 32),) * 2 and (few.y.bincount(minlength=10) - 10).abs().max() <= 2
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in names() if info(n).files or info(n).folder])
+def test_real_files(name, tmp_path, monkeypatch):
+    "What is there is what it should be, and loads."
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = data.check(name)
+    assert found.state in ("ok", "missing"), found
+    if found.state == "missing": pytest.skip(f"{name} is not in MVNB_DATA")
+    mv = load(name, **{"n": 40} if "n" in inspect.signature(data._named(info(name).loader)).parameters else {})
+    assert mv.present.all() and len(mv) >= 20
