@@ -83,7 +83,7 @@ for command in (Command("list", "list the repro notebooks", _list),
                 Command("run", "run a repro notebook", repro.run_command, repro.run_arguments),
                 Command("show", "print the numbers of a finished run", _show, _show_arguments)): register(command)
 
-# %% ../nbs/75_cli.ipynb #146de61c
+# %% ../nbs/75_cli.ipynb #e41ee81d
 def _data(args):
     "The data sets: list them, show one, verify what is on this computer, or download."
     from mvnb import data
@@ -101,19 +101,18 @@ def _data_info(data, names):
         for field, value in vars(d).items():
             if field == "files": value = "\n           ".join(f"{f.path}  {f.checksum or 'no checksum published'}  {f.url}".rstrip() for f in value)
             if value and field not in ("loader", "check"): print(f"{field:10} {value}")
-        folders = dict.fromkeys(d.folder or f.path.split("/")[0] for f in (d.files or [d]) if d.folder or d.files)
-        here = [str(p) for folder in folders for p in data.data_dirs(folder) if p.is_dir()]
-        print(f"{'found in':10} {', '.join(here) or ('nowhere on this computer' if folders else 'the package')}\n")
+        print(f"{'options':10} {', '.join(f'{k}={v!r}' for k, v in data.options_of(d.name).items())}")
+        print(f"{'here':10} {'no' if (found := data.check(d.name)).state == 'missing' else f'{found.state}: {found.text}'}\n")
 
 def _data_check(data, names):
     found = []
-    for name in tqdm(names, unit="set", leave=False):
+    for name in tqdm(names, unit="set", leave=False, disable=None):
         found.append(data.check(name))
         tqdm.write(f"{name:13} {found[-1].state:9} " + (f"how to get it: mvnb data info {name}" if found[-1].state == "missing" else found[-1].text))
     return int(any(c.state == "corrupt" for c in found))
 
 def _data_fetch(data, names):
-    for name in names: print(f"{name}:", ", ".join(map(str, data.fetch(name))) or "needs no files")
+    for name in names: print(f"{name}: {data.fetch(name).text}")
 
 def _data_arguments(parser):
     parser.add_argument("what", choices=["list", "info", "check", "fetch"], help="all names; size, licence, source and files of one; verify what is here; download")

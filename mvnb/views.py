@@ -40,7 +40,7 @@ def fill_absent(
     mask = present.reshape(present.shape + (1,) * (x.ndim - present.ndim))
     return torch.where(mask, x, torch.full((), value, dtype=x.dtype, device=x.device))
 
-# %% ../nbs/00_views.ipynb #15f41fbc
+# %% ../nbs/00_views.ipynb #50f5fdb6
 def _as_view(x, name: str) -> Tensor:
     "One view as a floating-point tensor; float32 unless it came as float64 tensor."
     if not isinstance(x, Tensor):
@@ -58,8 +58,12 @@ def _as_view(x, name: str) -> Tensor:
 
 def _as_whole(values, n: int, name: str) -> Tensor:
     "Whole numbers as int64 (n,)."
-    values = torch.as_tensor(values if isinstance(values, Tensor) else np.asarray(values))
-    if values.is_floating_point() and not torch.equal(values, values.round()): raise ValueError(f"{name} must hold whole numbers, got fractions or NaN")
+    if not isinstance(values, Tensor):
+        values = np.asarray(values)
+        if values.dtype.kind not in "fiub": raise TypeError(f"{name} must be numeric, got an array of {values.dtype}")
+        values = torch.as_tensor(values)
+    if values.is_complex() or not bool((values.double().abs() < 2**53).all()) or not torch.equal(values.double(), values.double().round()):
+        raise ValueError(f"{name} must hold whole numbers, got fractions, NaN, infinity or numbers beyond 2^53")
     if values.shape != (n,): raise ValueError(f"{name} must have shape ({n},), got {tuple(values.shape)}")
     return values.long()
 
@@ -69,7 +73,7 @@ def _as_labels(y, n: int) -> Tensor:
     if n and int(y.min()) < -1: raise ValueError(f"y must be >= -1 (-1 = unlabelled), got {int(y.min())}")
     return y
 
-# %% ../nbs/00_views.ipynb #eb259082
+# %% ../nbs/00_views.ipynb #81e25368
 class MultiView:
     """`n` samples seen through `V` views, any of them missing.
 
@@ -184,8 +188,11 @@ class MultiView:
         return Batch(tuple(fill_absent(x[rows], present[:, v]) for v, x in enumerate(self.xs)), present, y)
 
     def split(self, sizes: float | Sequence[float] = (.8, .2), *, seed: int, stratify: bool = False,
-              groups: Tensor | np.ndarray | None = None) -> tuple[MultiView, ...]:
-        "Cut the rows into disjoint random parts; see `split_rows`."
+              groups: Tensor | np.ndarray | bool | None = None) -> tuple[MultiView, ...]:
+        "Cut the rows into disjoint random parts, see `split_rows`; `groups=True` keeps the data's own groups whole. Raises ValueError if it has none."
+        if groups is True:
+            if self.groups is None: raise ValueError("groups=True needs data with groups, but groups is None; to cut by rows, leave it out")
+            groups = self.groups
         return tuple(self[rows] for rows in split_rows(len(self), sizes, seed=seed, y=self.y if stratify else None, groups=groups, stratify=stratify))
 
     @classmethod
@@ -237,7 +244,7 @@ def view_index(
     if isinstance(view, (int, np.integer)) and not isinstance(view, bool) and 0 <= view < mv.n_views: return int(view)
     raise ValueError(f"view {view!r} is unknown; choose one of: {', '.join(mv.names)} (or 0 to {mv.n_views - 1})")
 
-# %% ../nbs/00_views.ipynb #e7233b48
+# %% ../nbs/00_views.ipynb #e2aaf13c
 def split_rows(
     n: int,                                      # samples
     sizes: float | Sequence[float] = (.8, .2),   # shares of the parts, sum <= 1; one number f means (f, 1 - f)
@@ -263,9 +270,10 @@ def split_rows(
 
 def _unique(labels, n: int, name: str) -> list[Tensor]:
     "Row numbers of every distinct label."
-    labels = torch.as_tensor(np.unique(np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels), return_inverse=True)[1])
-    if labels.shape != (n,): raise ValueError(f"{name} must have shape ({n},), got {tuple(labels.shape)}")
-    return [(labels == c).nonzero().squeeze(1) for c in range(int(labels.max()) + 1)]
+    labels = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
+    if labels.shape != (n,): raise ValueError(f"{name} must have shape ({n},), got {labels.shape}")
+    _, inverse, count = np.unique(labels, return_inverse=True, return_counts=True)
+    return list(torch.from_numpy(inverse.argsort(kind="stable")).split(count.tolist()))
 
 def _shares(blocks: list[Tensor], sizes: list[float], g: torch.Generator, cut: bool = False) -> list[Tensor]:
     "Deal shuffled blocks (or, with `cut`, the rows of one block) to the parts, rounding the cumulated shares."

@@ -83,7 +83,7 @@ def test_data_check_and_fetch(tmp_path, monkeypatch, capsys):
     (tmp_path / "fashion").mkdir(); (tmp_path / "fashion/train-images-idx3-ubyte.gz").write_bytes(b"no")
     assert main(["data", "check", "fashion", "digits"]) == 1
     assert "fashion       corrupt" in capsys.readouterr().out
-    assert main(["data", "fetch", "digits"]) == 0 and "needs no files" in capsys.readouterr().out
+    assert main(["data", "fetch", "digits"]) == 0 and "comes with the package" in capsys.readouterr().out
     assert main(["data", "fetch", "mnist"]) == 2 and "MVNB_OFFLINE is set" in capsys.readouterr().err
     assert main(["data", "fetch", "deap"]) == 2 and "licence agreement" in capsys.readouterr().err
     assert main(["data", "check", "mnits"]) == 2 and "mnist" in capsys.readouterr().err

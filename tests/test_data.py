@@ -7,7 +7,10 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -151,9 +154,10 @@ def test_download(home, registry, server, monkeypatch):
     with pytest.raises(DataNotAvailable, match="MVNB_OFFLINE"): find_files("mine")
     assert not asked
     monkeypatch.setenv("MVNB_OFFLINE", "0")
-    path, = data.fetch("mine")
-    assert path == home / "cache/mvnb/a/f" and path.read_bytes() == b"hello" and asked == ["/f"]
-    assert find_files("mine") == [path] and asked == ["/f"]                                                             # once
+    assert data.fetch("mine") == data.Check("mine", "ok", "1 files equal the published checksums")
+    path, = find_files("mine")
+    assert path == home / "cache/mvnb/a/f" and path.read_bytes() == b"hello" and asked == ["/f"]                        # once
+    assert path.stat().st_mode & 0o444 == 0o444 and not list((home / "cache/mvnb").glob(".*"))
     path.write_bytes(b"hallo")
     with pytest.raises(DataCorrupt, match="mvnb data fetch"): find_files("mine")
     assert asked == ["/f"] and path.read_bytes() == b"hallo"                                                            # not again behind your back
@@ -185,9 +189,33 @@ def test_no_network(home, registry, monkeypatch):
 def good(): return f"{len(list(find_folder('mine').iterdir()))} files"
 
 
-def refuse():
-    find_folder("mine")
-    raise DataCorrupt("b.png is damaged")
+def strict():
+    "No web page passes for data."
+    for path in find_folder("mine").iterdir():
+        if path.read_bytes().startswith(b"<html>"): raise DataCorrupt(f"{path} is a web page")
+    return "no web pages"
+
+
+def slow():
+    "Says when it has begun, and waits."
+    folder = find_folder("mine")
+    print("checking", flush=True)
+    time.sleep(3)
+    return good() if folder.name == "many" else ""
+
+
+@pytest.mark.parametrize("page", [b"data", b"<html>maintenance</html>"])
+def test_files_without_checksum_are_on_trial_first(home, registry, server, monkeypatch, page):
+    folder, asked, url = server
+    for f in "ab": (folder / f).write_bytes(page)
+    entry(tuple(File(f"many/{f}", "", f"{url}/{f}") for f in "ab"), folder="many", layout="a, b", check=f"{__name__}:strict")
+    monkeypatch.setenv("MVNB_OFFLINE", "")
+    if page == b"data":
+        assert data.fetch("mine") == data.Check("mine", "ok", "no web pages") and len(find_files("mine")) == 2 and asked == ["/a", "/b"]
+    else:
+        for action in (data.fetch, find_files, find_folder):
+            with pytest.raises(DataCorrupt, match="web page"): action("mine")
+    assert (home / "cache/mvnb/many").exists() == (page == b"data") and not list((home / "cache/mvnb").glob(".*"))
 
 
 @pytest.mark.parametrize("check", ["good", "refuse"])
@@ -195,14 +223,20 @@ def test_archives(home, registry, server, monkeypatch, check):
     folder, asked, url = server
     with zipfile.ZipFile(folder / "all.zip", "w") as z: z.writestr("a.png", b"a"); z.writestr("b.png", b"b")
     entry(folder="many", layout="*.png", archive=f"{url}/all.zip", check=f"{__name__}:{check}")
-    assert data.check("mine").state == "missing" and not asked                                                          # a check downloads nothing
+    with pytest.raises(DataNotAvailable, match="all.zip"): data.fetch("mine")                                           # MVNB_OFFLINE
+    assert not asked
     monkeypatch.setenv("MVNB_OFFLINE", "")
     if check == "refuse":
-        with pytest.raises(DataCorrupt, match="b.png"): data.fetch("mine")
+        with pytest.raises(DataCorrupt, match="b.png"): find_folder("mine")
         assert not [p for p in (home / "cache").rglob("*") if p.is_file()]
     else:
-        assert data.fetch("mine") == [home / "cache/mvnb/many"] and sorted(p.name for p in data.fetch("mine")[0].iterdir()) == ["a.png", "b.png"]
-        assert asked == ["/all.zip"] and data.check("mine") == data.Check("mine", "ok", "2 files")
+        assert find_folder("mine") == home / "cache/mvnb/many" and sorted(p.name for p in find_folder("mine").iterdir()) == ["a.png", "b.png"]
+        assert asked == ["/all.zip"] and data.fetch("mine") == data.check("mine") == data.Check("mine", "ok", "2 files") and asked == ["/all.zip"]
+
+
+def refuse():
+    find_folder("mine")
+    raise DataCorrupt("b.png is damaged")
 
 
 def test_hostile_archive(home, registry, server, monkeypatch):
@@ -214,12 +248,66 @@ def test_hostile_archive(home, registry, server, monkeypatch):
     assert not list(home.rglob("*escaped")) and not (home / "cache/mvnb/many").exists()
 
 
+@pytest.mark.slow
+def test_archives_are_seen_whole_or_not_at_all(home, server):
+    "One process is killed while it reads what it has unpacked; two others fetch the same archive at once."
+    folder, asked, url = server
+    with zipfile.ZipFile(folder / "all.zip", "w") as z: z.writestr("a.png", b"a"); z.writestr("b.png", b"b")
+    code = (f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_data as t; from mvnb import data\n"
+            f"t.entry(folder='many', layout='x', archive='{url}/all.zip', check='test_data:slow')\nprint(data.fetch('mine').text)")
+    def start(): return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"MVNB_OFFLINE": ""})
+    first = start()
+    assert first.stdout.readline() == "checking\n"
+    assert not (home / "cache/mvnb/many").exists()
+    first.kill(); first.wait()
+    assert not (home / "cache/mvnb/many").exists()
+    both = [start(), start()]
+    outs = [p.communicate(timeout=60) for p in both]
+    assert [p.returncode for p in both] == [0, 0] and all(out.endswith("2 files\n") for out, _ in outs), outs
+    assert asked.count("/all.zip") == 3
+
+
+def test_partly_present_folders(home, registry):
+    entry((File("many/a"), File("many/b")), folder="many", layout="a, b", check=f"{__name__}:good")
+    (home / "data/many").mkdir(parents=True)
+    with pytest.raises(DataNotAvailable): find_folder("mine")                                                           # an empty folder is none
+    (home / "data/many/a").touch(); (home / "cache/mvnb/many").mkdir(parents=True)
+    assert find_folder("mine") == home / "data/many"                                                                    # the best there is
+    for f in "ab": (home / "cache/mvnb/many" / f).touch()
+    assert find_folder("mine") == home / "cache/mvnb/many"                                                              # the first that is whole
+
+
 def test_check(home):
     assert data.check("digits").state == "built in" and data.check("mnist").state == "missing" and "yann.lecun.com" in data.check("mnist").text
     (home / "data/mnist").mkdir(parents=True)
-    (home / "data" / info("mnist").files[0].path).write_bytes(b"x")
-    assert data.check("mnist").state == "corrupt" and data.check("e-mnist").state == "corrupt" and os.environ["MVNB_OFFLINE"] == "1"
+    (home / "data" / info("mnist").files[3].path).write_bytes(b"x")                                                     # a damaged file among missing ones
+    assert data.check("mnist").state == "corrupt" and data.check("e-mnist").state == "corrupt"
     with pytest.raises(ValueError, match="unknown"): data.check("mnits")
+    with pytest.raises(DataCorrupt, match="t10k-labels"): data.fetch("mnist")
+
+
+def test_check_downloads_nothing_in_any_thread(home, registry, server, monkeypatch):
+    folder, asked, url = server
+    (folder / "f").write_bytes(b"hello")
+    entry((File("a/f", HELLO, f"{url}/f"),))
+    monkeypatch.setenv("MVNB_OFFLINE", "")
+    with ThreadPoolExecutor(4) as pool: assert {c.state for c in pool.map(data.check, ["mine"] * 20)} == {"missing"}
+    assert not asked and not data.offline() and data.fetch("mine").state == "ok" and asked == ["/f"]
+
+
+def test_check_survives_what_cannot_be_read(home, monkeypatch):
+    def deny(*args): raise PermissionError(13, "Permission denied", "somewhere")
+    (home / "data/mnist").mkdir(parents=True); (home / "data" / info("mnist").files[0].path).write_bytes(b"x")
+    monkeypatch.setattr(data, "file_hash", deny)
+    assert data.check("mnist").state == "corrupt" and "Permission denied" in data.check("mnist").text
+
+
+def test_environment_that_names_no_folder(home, monkeypatch):
+    monkeypatch.setenv("MVNB_DATA", "~nobody-of-that-name/x")
+    with pytest.raises(ValueError, match="MVNB_DATA must name a folder"): find_files("mnist")
+    monkeypatch.delenv("MVNB_DATA")
+    (home / "cache").write_text("a file")
+    with pytest.raises(OSError, match="set XDG_CACHE_HOME"): cached_arrays("set", {}, lambda: pytest.fail("built before it was known that it can be kept"))
 
 
 # --- arrays built once
@@ -235,15 +323,18 @@ def test_cached_arrays(home):
     with pytest.raises(ValueError, match="name must"): cached_arrays("../x", {}, build)
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone", "other", "index"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "longer", "gone", "other", "index", "[]", "null", '{"bytes": {}}', '{"bytes": 3}', '{"bytes": null}'])
 def test_damaged_cache(home, damage):
     def build(): return dict(x=np.arange(1000))
     cached_arrays("set", {}, build)
     folder, = (home / "cache/mvnb/generated").iterdir()
+    if damage == "empty": (folder / "x.npy").write_bytes(b"")
+    if damage == "longer": (folder / "x.npy").open("ab").write(b"x")
     if damage == "cut": (folder / "x.npy").write_bytes((folder / "x.npy").read_bytes()[:-8])
     if damage == "gone": (folder / "x.npy").unlink()
     if damage == "other": np.save(folder / "x.npy", np.arange(999))
     if damage == "index": (folder / "content.json").write_text("{")
+    if damage[0] in "[n{": (folder / "content.json").write_text(damage)
     with pytest.raises(DataCorrupt, match="delete it") as e: cached_arrays("set", {}, build)
     assert str(folder) in str(e.value)
 
@@ -256,6 +347,8 @@ def test_a_failed_build_leaves_nothing(home):
     with pytest.raises(KeyboardInterrupt): cached_arrays("set", {}, interrupted)
     with pytest.raises(OSError, match="No space"): cached_arrays("set", {}, lambda: dict(x=Full()))
     assert not list((home / "cache").rglob("*.npy")) and not list((home / "cache/mvnb/generated").iterdir())
+    with pytest.raises(ValueError, match="name its arrays"): cached_arrays("set", {}, lambda: {"../../evil": np.ones(2)})
+    with pytest.raises(ValueError): cached_arrays("set", dict(x=float("nan")), lambda: {})
     stale = home / "cache/mvnb/generated/.build-old"; stale.mkdir(); os.utime(stale, (0, 0))
     young = home / "cache/mvnb/generated/.build-new"; young.mkdir()
     assert cached_arrays("set", {}, lambda: dict(x=np.ones(2)))["x"].sum() == 2 and not stale.exists() and young.exists()
@@ -263,11 +356,12 @@ def test_a_failed_build_leaves_nothing(home):
 
 def test_two_processes_build_the_same_set(home):
     code = """
-import sys, time, numpy as np
+import os, sys, time, numpy as np
 from mvnb.data import cached_arrays
 def build():
     print("built", flush=True)
-    time.sleep(.5)                       # both are in here at once
+    open(f"{os.environ['XDG_CACHE_HOME']}.{os.getpid()}", "w").close()
+    while len([f for f in os.listdir(os.path.dirname(os.environ["XDG_CACHE_HOME"])) if f.startswith("cache.")]) < 2: time.sleep(.01)   # both are in here at once
     return {f"x{i}": np.full((200, 1000), i) for i in range(5)}
 sys.stdin.readline()
 arrays = cached_arrays("set", dict(a=1), build)
@@ -275,8 +369,8 @@ assert all((arrays[f"x{i}"] == i).all() for i in range(5))
 """
     both = [subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     for p in both: p.stdin.write("\n"); p.stdin.flush()
-    outs = [p.communicate()[0] for p in both]
-    assert [p.returncode for p in both] == [0, 0] and "built" in "".join(outs)
+    outs = [p.communicate(timeout=60)[0] for p in both]
+    assert [p.returncode for p in both] == [0, 0] and outs == ["built\n"] * 2
     folder, = (home / "cache/mvnb/generated").iterdir()
     assert sorted(p.name for p in folder.iterdir()) == ["content.json", *(f"x{i}.npy" for i in range(5))]
 

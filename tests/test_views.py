@@ -81,6 +81,8 @@ def test_an_entry_that_becomes_present_is_checked():
     (dict(xs=[torch.zeros(2, 1)], present=torch.tensor([[.5], [1]])), ValueError, "Boolean"),
     (dict(xs=[torch.zeros(2, 1)], y=[0]), ValueError, r"y must have shape \(2,\)"), (dict(xs=[torch.zeros(2, 1)], y=[0, .5]), ValueError, "whole numbers"),
     (dict(xs=[torch.zeros(2, 1)], groups=[0]), ValueError, r"groups must have shape \(2,\)"), (dict(xs=[torch.zeros(2, 1)], groups=[0, .5]), ValueError, "groups must hold whole"),
+    (dict(xs=[torch.zeros(2, 1)], groups=[0, float("inf")]), ValueError, "groups must hold whole"), (dict(xs=[torch.zeros(2, 1)], groups=[1e300, 2e300]), ValueError, "groups must hold whole"),
+    (dict(xs=[torch.zeros(2, 1)], groups=["a", "b"]), TypeError, "groups must be numeric"), (dict(xs=[torch.zeros(2, 1)], groups=torch.tensor([1j, 0])), ValueError, "groups must hold whole"),
     (dict(xs=[torch.zeros(2, 1)], y=[0, -2]), ValueError, ">= -1"), (dict(xs=[torch.zeros(2, 1)], y=[0, float("nan")]), ValueError, "whole numbers"),
     (dict(xs=[torch.zeros(2, 1)], names=["a", "b"]), ValueError, "names must name 1"), (dict(xs=[torch.zeros(2, 1)] * 2, names=["a", "a"]), ValueError, "differ"),
     (dict(xs=[torch.zeros(2, 1)], y=[0, 3], classes="ab"), ValueError, "label 3"),
@@ -117,6 +119,8 @@ def test_groups_travel_with_the_rows():
     mv = MultiView([torch.zeros(6, 1), torch.zeros(6, 2)], groups=[5, 5, 3, 3, 9, 9])
     assert mv.groups.dtype == torch.int64 and mv[[4, 0]].groups.tolist() == [9, 5] and mv[:3].groups.tolist() == [5, 5, 3]
     assert mv.select([1]).groups.tolist() == mv.to("cpu").groups.tolist() == mv.replace(xs=mv.xs).groups.tolist() == mv.groups.tolist()
+    assert [set(part.groups.tolist()) for part in mv.split([1 / 3, 2 / 3], seed=0, groups=True)] == [set(part.groups.tolist()) for part in mv.split([1 / 3, 2 / 3], seed=0, groups=mv.groups)]
+    with pytest.raises(ValueError, match="groups=True"): mv.replace(groups=None).split(.5, seed=0, groups=True)
     assert mv.replace(groups=None).groups is None and MultiView([torch.zeros(2, 1)])[:1].groups is None
 
 
