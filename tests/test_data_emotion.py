@@ -2,7 +2,11 @@
 import math
 import os
 import pickle
+import re
 import struct
+import tracemalloc
+import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +109,10 @@ def test_floor():
 @pytest.mark.parametrize("wrong, text", [
     (dict(fs=100.5), "window_s"), (dict(window_s=.001), "window_s"), (dict(window_s=0), "window_s"), (dict(window_s=9), "x must"), (dict(fs=64), "gamma"), (dict(fs=0), "fs"),
     (dict(bands={}), "bands"), (dict(bands={"a": (4, 4)}), "a \\(4, 4\\)"), (dict(bands={"a": (.1, .5)}), "bands"), (dict(bands={"a": (60, 70)}), "a \\(60, 70\\)"),
-    (dict(floor=0), "floor"), (dict(floor=-1), "floor"), (dict(x=np.array(["a"] * 200)), "x must"), (dict(x=np.float64(3)), "x must"), (dict(x=np.zeros(200, complex)), "x must")])
+    (dict(floor=0), "floor"), (dict(floor=-1), "floor"), (dict(x=np.array(["a"] * 200)), "x must"), (dict(x=np.float64(3)), "x must"), (dict(x=np.zeros(200, complex)), "x must"),
+    (dict(x=np.r_[np.zeros(255), np.nan]), "x must be finite, got 1"), (dict(x=np.full(256, -np.inf)), "x must be finite, got 256"), (dict(bands=[(4, 8)]), "bands"), (dict(bands=None), "bands"),
+    (dict(bands={"a": (4, 8, 12)}), "bands"), (dict(bands={"a": 4}), "bands"), (dict(bands={"a": ("4", "8")}), "bands"), (dict(bands={"a": "48"}), "bands"), (dict(bands={"a": (4, None)}), "bands"),
+    (dict(bands={"a": (8, 4)}), "bands"), (dict(bands={"a": (np.nan, 8)}), "bands"), (dict(bands={"a": (4, np.inf)}), "bands")])
 def test_entropy_bad_input(wrong, text):
     with pytest.raises(ValueError, match=text): differential_entropy(**(dict(x=np.zeros(256), fs=128) | wrong))
 
@@ -164,6 +171,25 @@ def test_rating_classes_at_the_borders():
     assert kept.tolist() == [{a, b} <= {1, 4, 6, 9} for a, b in ratings] and y[kept].tolist() == [2 * (a >= 6) + (b >= 6) for a, b in ratings[kept]]
 
 
+@pytest.mark.parametrize("ratings", [[1, 2, 3], 5, [[5], [6]], [["a", "b"]], [[5, np.nan]], [[5, 9.5]], [[0, 5]], [[[5, 5]]], [[5, None]]])
+def test_rating_classes_refuses(ratings):
+    with pytest.raises(ValueError, match="ratings"): rating_classes(ratings)
+
+
+def test_rating_classes_takes_lists_and_bytes():
+    for kind in (list, lambda r: np.array(r, np.uint8), lambda r: np.array(r, np.float32)):
+        y, kept = rating_classes(kind([[1, 9, 0], [5, 6, 99]]))
+        assert y.tolist() == [1, 1] and kept.tolist() == [True, False]
+
+
+def test_deap_split_of_too_few(deap):
+    for by, subjects in (("subject", [2, 3]), ("subject", [5])):
+        for split in ("train", "valid", "test"):
+            with pytest.raises(ValueError, match=re.escape(f"split_by='{by}' leaves a part empty: subjects={subjects} have {len(subjects)} {by}s")):
+                load_deap(split, by, subjects=subjects)
+    assert len(load_deap("all", "subject", subjects=[2, 3])) > 0
+
+
 def test_deap_splits(deap):
     whole = load_deap(subjects=[2, 3, 5])
     for by, name in (("trial", lambda m: set(m.groups.tolist())), ("subject", lambda m: set((m.groups // 40).tolist()))):
@@ -211,6 +237,18 @@ def test_deap_is_cached_and_notices_changes(deap, monkeypatch):
     write_deap(folder, 3, seed=1)
     os.utime(folder / "s03.dat", ns=(1, 1))
     assert load_deap(subjects=[3]).xs[0].shape != first.xs[0].shape or not torch.equal(load_deap(subjects=[3]).xs[0], first.xs[0])
+
+
+def test_deap_notices_other_content_of_equal_size_and_time(deap):
+    "A file that was replaced, with its time kept, is another file; the same content elsewhere is the same."
+    path = deap[0] / "s03.dat"
+    first, status = load_deap(subjects=[3], n=10).xs[0], path.stat()
+    content = {k: v.copy() for k, v in deap[1][3].items()}
+    content["data"] *= 2
+    path.write_bytes(python2_pickle(content))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    assert np.allclose(load_deap(subjects=[3], n=10).xs[0], first + math.log(2), atol=1e-4)
 
 
 def test_deap_folder_may_be_flat(deap, home):
@@ -315,7 +353,8 @@ def test_seed_one_second_and_one_view(seed):
     write_seed(seed[0], 2, 1, window=1)
     assert [len(load_seed(s, window=1)) for s in ("train", "valid", "test")] == [2010, 705, 679]
     write_seed(seed[0], 2, 1)                                                    # eye movements of 4-s windows again
-    with pytest.raises(DataCorrupt, match=r"\(2010, 33\).*found float64 \(499, 33\)"): load_seed(window=1)
+    with pytest.raises(ValueError, match="window=1 does not fit.*2_1 has 499 rows.*window of 4 s.*2,010 windows; eye=False") as e: load_seed(window=1)
+    assert not isinstance(e.value, DataCorrupt)                                  # the files are good, the options do not fit them
     one = load_seed(window=1, eye=False)
     assert one.names == ("eeg",) and len(one) == 3394
 
@@ -373,6 +412,30 @@ def test_seed_missing_files(seed):
     with pytest.raises(DataNotAvailable, match="ExtractedFeatures"): load_seed(layout="extracted", window=1)
     for p in (seed[0] / "02-EEG-DE-feature/eeg_used_4s").iterdir(): p.unlink()
     with pytest.raises(DataNotAvailable, match="found none"): load_seed()
+
+
+def test_seed_eyes_of_no_window_are_corrupt(seed):
+    write_seed(seed[0], 2, 1, window=1, change=lambda part, stored, eyes: eyes.update({k: v[:-1] for k, v in eyes.items()}))
+    with pytest.raises(DataCorrupt, match=r"\(2010, 33\).*found float64 \(2009, 33\)"): load_seed(window=1)
+
+
+def test_seed_with_eeg_only(seed):
+    assert check_seed() == "multimodal: 3 recordings of 2 people, 2,526 windows of 4 s, EEG and eyes; layout and labels verified, no checksum published"
+    write_seed(seed[0], 2, 1, window=1)
+    write_seed(seed[0], 2, 1)
+    assert "3,394 windows of 1 s, EEG only" in check_seed()
+    (seed[0] / "04-Eye-tracking-feature/eye_tracking_feature/10_1").unlink()
+    with pytest.raises(DataNotAvailable, match="10_1"): check_seed()              # some are there: the set is incomplete
+    for p in (seed[0] / "04-Eye-tracking-feature/eye_tracking_feature").iterdir(): p.unlink()
+    (seed[0] / "04-Eye-tracking-feature/eye_tracking_feature").rmdir()
+    assert "2,526 windows of 4 s, EEG only" in check_seed() and len(load_seed(eye=False)) == 2526
+
+
+@pytest.mark.parametrize("y, clips, name", [([0], [0], "clips"), ([0], [16], "clips"), ([0], [], "clips"), ([0], [-1], "clips"), ([0.], [3], "y must"), ([[0]], [3], "y must"), (["a"], [3], "y must")])
+def test_clip_numbers_bad_input(y, clips, name):
+    with pytest.raises(ValueError, match=name) as e: clip_numbers(np.array(y), clips, "file")
+    assert not isinstance(e.value, DataCorrupt)
+    assert clip_numbers([2, 2], [1], "file").tolist() == [1, 1]
 
 
 def test_seed_options(seed):
@@ -447,6 +510,82 @@ def test_a_size_that_is_claimed_is_not_believed(home):
     assert data.count(shape) == 30
     path.write_bytes(data.replace(shape, struct.pack("<3i", 62, 2**26, 5)))
     with pytest.raises(DataCorrupt, match="at most"): load_seed(layout="extracted", window=1)
+
+
+def element(kind, content, order="<"):
+    "A data element of MATLAB's format 5: type, size, content, filled to 8 bytes."
+    return struct.pack(order + "II", kind, len(content)) + content + bytes(-len(content) % 8)
+
+
+def mat_array(name, dims, zeros, order="<"):
+    "An array of doubles that declares `dims` and holds so many bytes of zeros."
+    flags, shape = struct.pack(order + "II", 6, 0), struct.pack(f"{order}{len(dims)}i", *dims)
+    return element(14, element(6, flags, order) + element(5, shape, order) + element(1, name.encode(), order) + element(9, bytes(zeros), order), order)
+
+
+def mat_file(*elements, order="<", packed=True):
+    elements = [struct.pack(order + "II", 15, len(z := zlib.compress(e, 9))) + z if packed else e for e in elements]
+    return b"MATLAB 5.0 MAT-file".ljust(124) + (b"\0\1IM" if order == "<" else b"\1\0MI") + b"".join(elements)
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("packed", [True, False])
+def test_mat_is_read_exactly(tmp_path, order, packed):
+    path = tmp_path / "a.mat"
+    path.write_bytes(mat_file(mat_array("b", (2, 3), 48, order), mat_array("a", (4,) * 3, 512, order), order=order, packed=packed))
+    found = emotion._read_mat(path, ["a", "b"])
+    assert {k: (v.shape, v.sum()) for k, v in found.items()} == {"a": ((4, 4, 4), 0), "b": ((2, 3), 0)}
+    x = np.random.default_rng(0).normal(size=(62, 7, 5))
+    scipy.io.savemat(path, {"x": x, "i": np.arange(5, dtype="i2"), "text": "abc", "cell": np.array([{"a": 1}, 2], dtype=object)}, do_compression=packed)
+    found = emotion._read_mat(path, ["x", "i"])
+    assert np.array_equal(found["x"], x) and found["i"].tolist() == [list(range(5))]
+
+
+def test_mat_bomb_stays_packed(tmp_path):
+    "62 x 10 x 5 numbers declared, a thousand times as much behind them: it is not unpacked beyond the limit."
+    path, size = tmp_path / "a.mat", 5 * 10**7
+    path.write_bytes(mat_file(mat_array("de_LDS1", (62, 10, 5), size)))
+    assert path.stat().st_size < size / 500
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataCorrupt, match="a.mat: expected at most 4,000,000 bytes when unpacked"): emotion._read_mat(path, ["de_LDS1"], max_bytes=4_000_000)
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 16_000_000
+
+
+def test_mat_bomb_in_small_parts(tmp_path):
+    "Each array is below the limit, all together are above; also those that nobody asked for."
+    path = tmp_path / "a.mat"
+    for packed in (True, False):
+        path.write_bytes(mat_file(*(mat_array(f"x{i}", (10, 10), 800) for i in range(10)), packed=packed))
+        assert emotion._read_mat(path, ["x3"], max_bytes=10**4)["x3"].shape == (10, 10)
+        with pytest.raises(DataCorrupt, match="a.mat.*at most 4,000 bytes"): emotion._read_mat(path, ["x3"], max_bytes=4000)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_mat_names_are_not_repeated(tmp_path, packed):
+    path = tmp_path / "a.mat"
+    for names in (("a", "b", "a"), ("b", "b", "a")):                               # also one that is not asked for
+        path.write_bytes(mat_file(*(mat_array(n, (2, 3), 48) for n in names), packed=packed))
+        with warnings.catch_warnings(), pytest.raises(DataCorrupt, match="a.mat: expected each name once, found 3 arrays with 2 names"):
+            warnings.simplefilter("ignore")
+            emotion._read_mat(path, ["a"])
+
+
+def test_mat_that_is_packed_in_other_ways(tmp_path):
+    "Packed twice, two arrays in one, more or less than the size says, an unknown element, other headers."
+    path, one = tmp_path / "a.mat", mat_array("a", (2, 3), 48)
+    inner = mat_file(one)[128:]
+    good = mat_file(one)
+    wrong = [mat_file(inner), mat_file(one + mat_array("b", (2, 3), 48)), mat_file(one + bytes(8)), mat_file(one[:-8]), good[:-1], good + b"\0", good + bytes(8),
+             mat_file(element(9, bytes(48)), packed=False), good[:124] + b"\0\2IM" + good[128:], good[:124] + b"\1\0IM" + good[128:], b"\0" + good[1:], good[:128] + inner[:-20] + bytes(20)]
+    for data in wrong:
+        path.write_bytes(data)
+        with pytest.raises(DataCorrupt, match="a.mat"): emotion._read_mat(path, ["a"])
+    path.write_bytes(good)
+    assert emotion._read_mat(path, ["a"])["a"].shape == (2, 3)
 
 
 @pytest.mark.data

@@ -6,6 +6,8 @@ import operator
 import os
 import pickle
 import pickletools
+import resource
+import signal
 import stat
 import struct
 import subprocess
@@ -13,6 +15,7 @@ import sys
 import tracemalloc
 import warnings
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -31,6 +34,13 @@ def refused(action, *arguments, **options):
     with pytest.raises(DataCorrupt) as e: action(*arguments, **options)
     assert len(str(e.value)) < 600
     return str(e.value)
+
+
+def peak_memory(action, *arguments, **options):
+    "What an action returns or raises, and the most bytes that it held on the way."
+    tracemalloc.start()
+    try: return refused(action, *arguments, **options) if options.pop("bad", False) else action(*arguments, **options), tracemalloc.get_traced_memory()[1]
+    finally: tracemalloc.stop()
 
 
 def short(s):
@@ -228,6 +238,27 @@ def test_size_limits(tmp_path):
         assert "too long" in refused(load_pickle, pickle.dumps([0] * 100, 2))
 
 
+def test_reading_takes_memory_for_what_is_there(tmp_path):
+    "A file of 10 bytes needs no 2 GB, whatever the limit; one of a megabyte, packed or not, not much more than it has."
+    content = np.random.default_rng(0).bytes(10**6)
+    for name, data, limit in (("small", b"x" * 10, 2 * 10**6), ("plain", content, 4 * 10**6), ("packed", gzip.compress(content), 6 * 10**6)):
+        (tmp_path / name).write_bytes(data)
+        found, peak = peak_memory(read_bytes, tmp_path / name)
+        assert found == (content if name == "packed" else data) and peak < limit
+    (tmp_path / "bomb").write_bytes(gzip.compress(bytes(3 * 10**7)))
+    message, peak = peak_memory(read_bytes, tmp_path / "bomb", max_bytes=10**6, bad=True)
+    assert "too large" in message and peak < 10**7
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**20 - 1, 2**20, 2**20 + 1, 3 * 2**20])
+def test_pieces_make_the_whole(tmp_path, size):
+    content = np.random.default_rng(size).bytes(size)
+    for data in (content, gzip.compress(content, 1)):
+        (tmp_path / "x").write_bytes(data)
+        assert read_bytes(tmp_path / "x", max_bytes=max(len(data), size)) == content
+        if size: refused(read_bytes, tmp_path / "x", max_bytes=size - 1)
+
+
 def test_every_truncation_is_noticed(tmp_path):
     for protocol in (0, 2, 5):
         file = pickle.dumps({"data": np.arange(4.), "labels": [1, "a"]}, protocol)
@@ -318,6 +349,33 @@ def test_npz_that_lies(tmp_path):
         except DataCorrupt: pass
 
 
+def lying(path, name, content, more):
+    "An archive of one entry: the directory declares `content` and its checksum, the packed stream goes on with `more` zeros."
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    packed = packer.compress(content) + b"".join(packer.compress(bytes(10**6)) for _ in range(more // 10**6)) + packer.flush()
+    fields = (20, 0, 8, 0, 0x21, zlib.crc32(content), len(packed), len(content), len(name), 0)
+    local = struct.pack("<4s5H3I2H", b"PK\3\4", *fields) + name.encode() + packed
+    central = struct.pack("<4s6H3I5H2I", b"PK\1\2", 20, *fields, 0, 0, 0, 0, 0) + name.encode()
+    path.write_bytes(local + central + struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 1, 1, len(central), len(local), 0))
+    return path
+
+
+def test_what_is_packed_beyond_the_declared_size_stays_packed(tmp_path):
+    "152 bytes declared, with the right checksum, and 60 MB behind them in the same stream."
+    file = lying(tmp_path / "a.npz", "x.npy", npy(content=np.ones(2).tobytes()), 6 * 10**7)
+    with zipfile.ZipFile(file) as archive: assert archive.infolist()[0].file_size < 200 and file.stat().st_size < 10**6
+    back, peak = peak_memory(load_npz, file, ["x"], max_bytes=10**6)
+    assert back["x"].tolist() == [1, 1] and peak < 5 * 10**6
+    files, peak = peak_memory(unpack_zip, file, tmp_path / "new", max_bytes=10**6)
+    assert [p.stat().st_size for p in files] == [len(npy())] and peak < 5 * 10**6
+
+
+def test_names_of_arrays_may_differ_in_case_alone(tmp_path):
+    np.savez(tmp_path / "a.npz", X=np.ones(2), x=np.zeros(3))
+    back = load_npz(tmp_path / "a.npz", ["X", "x"])
+    assert back["X"].tolist() == [1, 1] and back["x"].tolist() == [0, 0, 0]
+
+
 # --- zip
 
 def entry(name, mode=0, system=3):
@@ -345,7 +403,8 @@ def test_zip_unpacks(tmp_path):
 
 
 BAD_NAMES = ["../canary", "a/../../canary", "a/..", "..", ".", "/canary", "//canary", "a//b", "./a", "C:/canary", "C:canary", "a:stream", "..\\canary", "\\canary", "a\\b", "a\0b", "a\nb", "\x7f", "a" * 300,
-             "a/" * 600 + "b", "a.", "a ", " ", "../", "/"]
+             "a/" * 600 + "b", "a.", "a ", " ", "../", "/", "NUL", "nul.txt", "a/CON", "con/a", "Aux.tar.gz", "prn", "COM1.png", "lpt9", "com\u00b9", "CONIN$", "NUL .txt",
+             "a<b", "a>b", "a|b", "a?b", "a*b", 'a"b']
 
 
 @pytest.mark.parametrize("name", BAD_NAMES, ids=repr)
@@ -355,6 +414,53 @@ def test_zip_names(tmp_path, name):
     before = everything(tmp_path)
     assert "a.zip" in refused(unpack_zip, file, tmp_path / "data" / "new")
     assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["console.txt", "nulls", "a.con", "com", "com10", "auxiliary/lpt", "~", "$HOME", "a b.txt", ".hidden", "a,b;c'd!", "\u00e9\u4e2d"])
+def test_zip_names_that_are_fine(tmp_path, name):
+    assert [p.relative_to(tmp_path / "new").as_posix() for p in unpack_zip(zipped(tmp_path / "a.zip", (name, "x")), tmp_path / "new")] == [name]
+
+
+def test_zip_targets(tmp_path, monkeypatch):
+    file = zipped(tmp_path / "a.zip", ("a", "x"))
+    for name in ("real", "here"): (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    monkeypatch.chdir(tmp_path / "here")
+    before = everything(tmp_path)
+    for target, why in ((tmp_path / "link", "is a link"), (tmp_path / "dangling", "is a link"), (file, "is a file"), (tmp_path, "is not empty"), (".", "working folder"),
+                        (tmp_path / "here", "working folder"), (tmp_path / "new" / "..", "no name of its own")):
+        with pytest.raises(FileExistsError, match=why) as e: unpack_zip(file, target)
+        assert repr(str(target)) in str(e.value) and everything(tmp_path) == before
+    for target in ("below", tmp_path / ("f" * 240), tmp_path / "real"): assert len(unpack_zip(file, target)) == 1
+    assert (tmp_path / "here/below/a").read_text() == "x"
+    with pytest.raises(IsADirectoryError): unpack_zip(tmp_path, "new")
+    with pytest.raises(OSError, match="a.zip/new"): unpack_zip(file, file / "new")
+
+
+def test_zip_on_a_full_disk(tmp_path, monkeypatch):
+    "A limit on the size of files stands for the disk; then one that fails at the last step."
+    file = zipped(tmp_path / "a.zip", ("small", "x"), ("set/big", bytes(10**6)))
+    old, limit = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, limit[1]))
+    try:
+        with pytest.raises(OSError, match="a.zip cannot be unpacked.*nothing was unpacked") as e: unpack_zip(file, tmp_path / "new")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, old)
+    assert e.value.filename == str(tmp_path / "new") and e.value.errno and everything(tmp_path) == ["a.zip"]
+    monkeypatch.setattr(type(tmp_path), "rename", lambda self, target: (_ for _ in ()).throw(PermissionError(13, "denied")))
+    with pytest.raises(PermissionError, match="denied") as e: unpack_zip(file, tmp_path / "new")
+    assert e.value.filename == str(tmp_path / "new") and everything(tmp_path) == ["a.zip"]
+
+
+def test_zip_counts_folders_too(tmp_path):
+    "Folders that are only parts of a name: 20 names, 8,000 folders."
+    file = zipped(tmp_path / "a.zip", *((f"{i}/" + "a/" * 400 + "f", "") for i in range(20)))
+    assert "at most 8,000 files and folders" in refused(unpack_zip, file, tmp_path / "new", max_files=8_000) and everything(tmp_path) == ["a.zip"]
+    file = zipped(tmp_path / "a.zip", ("set/", ""), ("set/b/", ""), ("set/b/c", "x"), ("set/b/d", "x"), ("e/f", "x"))          # set, b, c, d, e, f
+    assert "at most 5 files and folders" in refused(unpack_zip, file, tmp_path / "new", max_files=5) and everything(tmp_path) == ["a.zip"]
+    assert len(unpack_zip(file, tmp_path / "new", max_files=6)) == 3
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK])

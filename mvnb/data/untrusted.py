@@ -31,20 +31,26 @@ from . import DataCorrupt
 # %% auto #0
 __all__ = ['read_bytes', 'load_pickle', 'load_npz', 'unpack_zip']
 
-# %% ../../nbs/00_untrusted.ipynb #a5f034fe
+# %% ../../nbs/00_untrusted.ipynb #e1adc0bd
 def read_bytes(
     path: str | os.PathLike,    # any file; unpacked if it is gzipped, whatever its name
     max_bytes: int = 2**31,     # largest size allowed, packed and unpacked
 ) -> bytes:                     # the (unpacked) content
     "Read a file. Raises DataCorrupt if it holds more than `max_bytes` or is a damaged gzip file, OSError if it cannot be opened."
-    with open(path, "rb") as file: data = file.read(max_bytes + 1)
+    with open(path, "rb") as file: data = _pieces(file, max_bytes)
     try:
         if data[:2] == b"\x1f\x8b" and len(data) <= max_bytes:
-            with gzip.GzipFile(fileobj=io.BytesIO(data)) as file: data = file.read(max_bytes + 1)
+            with gzip.GzipFile(fileobj=io.BytesIO(data)) as file: data = _pieces(file, max_bytes)
     except (EOFError, zlib.error, gzip.BadGzipFile) as e:
         raise DataCorrupt(f"{path} is damaged: expected a complete gzip file, found {len(data):,} bytes that do not unpack ({e})") from e
     if len(data) > max_bytes: raise DataCorrupt(f"{path} is too large: expected at most {max_bytes:,} bytes, found more")
     return data
+
+def _pieces(file: Any, limit: int) -> bytes:
+    "The rest of an open file, but not more than limit + 1 bytes; it takes memory for what is there, not for what might be."
+    data = io.BytesIO()
+    while data.tell() <= limit and (piece := file.read(min(2**20, limit + 1 - data.tell()))): data.write(piece)
+    return data.getvalue()
 
 # %% ../../nbs/00_untrusted.ipynb #04460655
 _TYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248]|c8|c16|S[1-9]\d{0,8})")
@@ -262,9 +268,12 @@ def _finish(m: _Machine, x: Any, left: list[int], depth: int) -> Any:
     if isinstance(x, (_Slot, _Type, _Name)): m.refuse(f"it leaves {_brief(x)} that is not finished")
     return x
 
-# %% ../../nbs/00_untrusted.ipynb #5695d793
-def _entries(archive: zipfile.ZipFile, path: Any, max_bytes: int, max_files: int) -> list[zipfile.ZipInfo]:
-    "The entries of an archive. Raises DataCorrupt for encrypted, oddly packed or repeated ones, for too many, or if they declare too many bytes."
+# %% ../../nbs/00_untrusted.ipynb #582c5477
+def _entries(archive: zipfile.ZipFile, path: Any, max_bytes: int, max_files: int, fold: bool) -> list[zipfile.ZipInfo]:
+    """The entries of an archive; `fold`: upper and lower case count as one, as they do for some file systems.
+
+    Raises DataCorrupt for encrypted, oddly packed or repeated ones, for too many, or if they declare too many bytes.
+    """
     entries = archive.infolist()
     if len(entries) > max_files: raise DataCorrupt(f"{path} is refused: expected at most {max_files:,} files, found {len(entries):,}")
     size = sum(e.file_size for e in entries)
@@ -275,8 +284,9 @@ def _entries(archive: zipfile.ZipFile, path: Any, max_bytes: int, max_files: int
         if e.flag_bits & 1: raise DataCorrupt(f"{path} is refused: its entry {_brief(e.orig_filename)} is encrypted")
         if e.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise DataCorrupt(f"{path} is refused: its entry {_brief(e.orig_filename)} is packed by method {e.compress_type}, expected stored or deflated")
-        key = e.filename.rstrip("/").casefold()
-        if key in seen: raise DataCorrupt(f"{path} is refused: it holds the entry {_brief(e.filename)} twice (upper and lower case count as one)")
+        key = e.filename.rstrip("/").casefold() if fold else e.filename
+        case = " (upper and lower case count as one)" if fold else ""
+        if key in seen: raise DataCorrupt(f"{path} is refused: it holds the entry {_brief(e.filename)} twice{case}")
         seen.add(key)
     return entries
 
@@ -291,13 +301,17 @@ def load_npz(
     data = read_bytes(path, max_bytes)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = {e.filename: e for e in _entries(archive, path, max_bytes, max_files=10_000)}
+            entries = {e.filename: e for e in _entries(archive, path, max_bytes, max_files=10_000, fold=False)}
             if missing := [k for k in names if f"{k}.npy" not in entries]:
                 raise DataCorrupt(f"{path}: expected the arrays {', '.join(names)}, found no {', '.join(missing)}; it has {_brief(', '.join(entries), 200)}")
-            return {k: _npy(archive.read(entries[f"{k}.npy"]), f"{path}[{k}]") for k in names}
+            return {k: _npy(_entry_bytes(archive, entries[f"{k}.npy"]), f"{path}[{k}]") for k in names}
     except DataCorrupt: raise
     except _BROKEN as e:
         raise DataCorrupt(f"{path} is damaged: expected a complete npz file, found {len(data):,} bytes that do not unpack ({str(e)[:100]})") from e
+
+def _entry_bytes(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    "An entry's content, unpacked in pieces up to its declared size: `archive.read` unpacks all that is packed, then cuts."
+    with archive.open(entry) as packed: return _pieces(packed, entry.file_size)
 
 def _npy(data: bytes, name: str) -> np.ndarray:
     "The content of an npy file."
@@ -314,14 +328,17 @@ def _npy(data: bytes, name: str) -> np.ndarray:
     if dtype.fields or dtype.subdtype: raise DataCorrupt(f"{name} asks for an array of records; only numbers, Booleans and byte strings are allowed")
     return _array(data[file.tell():], _dtype(dtype.str, name), tuple(shape), fortran, name)
 
-# %% ../../nbs/00_untrusted.ipynb #9de41a66
+# %% ../../nbs/00_untrusted.ipynb #d9884ed3
+_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3]) *(\..*)?", re.IGNORECASE)   # of Windows, with any ending
+
 def _safe_name(entry: zipfile.ZipInfo, path: Any) -> str:
     "An entry's name. Raises DataCorrupt unless it is a file or folder below the target on every system."
     name, kind = entry.orig_filename, stat.S_IFMT(entry.external_attr >> 16)
     parts = name.removesuffix("/").split("/")
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR): why = "is a link or device, not a file"
     elif any(p in ("", ".", "..") for p in parts): why = "leaves the folder, or is no plain relative name"
-    elif any(c in '\\:' or ord(c) < 32 or ord(c) == 127 for c in name): why = "has a backslash, colon or control character"
+    elif any(c in '\\:<>|?*"' or ord(c) < 32 or ord(c) == 127 for c in name): why = "has a backslash, colon, quote, one of < > | ? * or a control character"
+    elif any(_DEVICE.fullmatch(p) for p in parts): why = "has the name of a device"
     elif any(len(p.encode("utf-8", "replace")) > 200 or p != p.rstrip(" .") for p in parts) or len(name) > 1000:
         why = "is too long, or has a part that ends with a dot or blank"
     else: return name
@@ -331,30 +348,57 @@ def unpack_zip(
     path: str | os.PathLike,       # zip archive
     folder: str | os.PathLike,     # where its content goes: a folder that does not exist yet, or is empty
     max_bytes: int = 2**33,        # largest size of all files together when unpacked
-    max_files: int = 1_000_000,    # largest number of files and folders
+    max_files: int = 1_000_000,    # largest number of files and folders together
 ) -> list[Path]:                   # the files, sorted
     """Unpack an archive into `folder`, everything or nothing, and nothing outside.
 
-    Raises DataCorrupt for unsafe names, links, encryption, bombs and damage; FileExistsError if `folder` holds anything.
+    Raises DataCorrupt for unsafe names, links, encryption, bombs and damage; FileExistsError if `folder` holds anything, or cannot be replaced
+    by a new one; OSError, naming `folder`, if it cannot be written.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())): raise FileExistsError(f"folder {folder} is not empty; choose a new one")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        inside = Path(temporary, "content")
-        inside.mkdir()
+    _check_target(folder)
+    with open(path, "rb") as file:
         try:
-            with zipfile.ZipFile(path) as archive:
-                entries = _entries(archive, path, max_bytes, max_files)
-                names = [_safe_name(e, path) for e in entries]
-                for e, name in zip(entries, names): _unpack_one(archive, e, inside / name)
-        except (DataCorrupt, FileNotFoundError): raise
-        except (*_BROKEN, FileExistsError, NotADirectoryError) as e:
-            why = f"{type(e).__name__}: {str(e).replace(str(inside), '')[:100]}"
-            raise DataCorrupt(f"{path} is damaged: expected a complete zip archive ({why}). Nothing was unpacked.") from e
-        if folder.exists(): folder.rmdir()
-        inside.rename(folder)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpack.") as temporary:
+                inside = Path(temporary, "content")
+                inside.mkdir()
+                _unpack_all(file, path, inside, max_bytes, max_files)
+                if folder.exists(): folder.rmdir()
+                inside.rename(folder)
+        except OSError as e: raise OSError(e.errno, f"{path} cannot be unpacked ({e.strerror or e}); nothing was unpacked", str(folder)) from e
     return sorted(p for p in folder.rglob("*") if p.is_file())
+
+def _check_target(folder: Path):
+    "Raises FileExistsError unless a new folder can be renamed to `folder`."
+    there = folder.is_dir()
+    if folder.is_symlink(): why = "is a link"
+    elif folder.exists() and not there: why = "is a file"
+    elif there and any(folder.iterdir()): why = "is not empty"
+    elif folder.name in ("", "..") or there and folder.samefile("."): why = "is the working folder, or has no name of its own"
+    else: return
+    raise FileExistsError(f"folder {str(folder)!r} {why}; choose a new one")
+
+def _unpack_all(file: Any, path: Any, inside: Path, max_bytes: int, max_files: int):
+    "Write all entries below `inside`. Raises DataCorrupt; all names are looked at before one is written."
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = _entries(archive, path, max_bytes, max_files, fold=True)
+            names = [_safe_name(e, path) for e in entries]
+            _check_folders(names, path, max_files)
+            for e, name in zip(entries, names): _unpack_one(archive, e, inside / name)
+    except DataCorrupt: raise
+    except (*_BROKEN, FileExistsError, NotADirectoryError) as e:
+        why = f"{type(e).__name__}: {str(e).replace(str(inside), '')[:100]}"
+        raise DataCorrupt(f"{path} is damaged: expected a complete zip archive ({why}). Nothing was unpacked.") from e
+
+def _check_folders(names: Sequence[str], path: Any, max_files: int):
+    "Raises DataCorrupt if files and folders, those that are only parts of a name too, are more than `max_files`."
+    seen: dict[tuple[int, str], int] = {}   # (number of the folder, name in it): number
+    for name in names:
+        at = 0
+        for part in name.removesuffix("/").split("/"): at = seen.setdefault((at, part), len(seen) + 1)
+        if len(seen) > max_files: raise DataCorrupt(f"{path} is refused: expected at most {max_files:,} files and folders, found more. Nothing was unpacked.")
 
 def _unpack_one(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path):
     "Write one entry to a file that must not exist; zipfile compares size and checksum at its end."
