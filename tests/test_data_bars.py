@@ -63,6 +63,11 @@ def test_same_seed_same_numbers_other_seed_or_split_others():
     assert torch.equal(flat(noise_sd=.05) > .25, flat(noise_sd=.01) > .25)
 
 
+def test_noise_of_train_and_test_differs():
+    train, test = ((bars_image(load_bars(s, n=500)) - bars_image(load_bars(s, n=500, noise_sd=0))).flatten() / .05 for s in ("train", "test"))
+    assert abs(float(torch.dot(train, test)) / train.numel()) < 5 / math.sqrt(train.numel())     # independent: correlation 0
+
+
 def test_global_random_state_is_left_alone():
     state = torch.get_rng_state()
     load_bars(n=10)

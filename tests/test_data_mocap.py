@@ -343,15 +343,42 @@ def test_bad_options(options, error, words):
     assert all(w in str(e.value) for w in words), str(e.value)
 
 
+def rest(path, frames):
+    "Put the resting pose, nearly zero, in the place of some frames."
+    lines = path.read_text().split("\n")
+    for frame in frames:
+        start = lines.index(str(frame)) + 1
+        for i in range(start, start + 29): lines[i] = " ".join([lines[i].split()[0], *["1e-15"] * (len(lines[i].split()) - 1)])
+    path.write_text("\n".join(lines))
+
+
+def test_a_resting_pose_at_the_beginning_is_not_loaded(home):
+    whole = {t: load_mocap("test", test_trial=t, scale="none") for t in (11, 12)}
+    before = mocap_scale()
+    for path in ("07_12.amc", "07_01.amc"): rest(home / path, [1])
+    cut = load_mocap("test", test_trial=12, scale="none")
+    assert len(cut) == len(whole[12]) - 1 == 63 and all(torch.equal(a, b[1:]) for a, b in zip(cut.xs, whole[12].xs)) and len(cut.groups) == 63
+    assert torch.equal(load_mocap("test", scale="none").xs[0], whole[11].xs[0])
+    train = load_mocap("all")
+    assert train.groups.bincount().tolist() == [0, 41, *(40 + 2 * t for t in range(2, 12))]
+    assert all(bool((a >= b).all()) for a, b in zip(mocap_scale().low, before.low))                # zeros do not widen the range
+
+
+@pytest.mark.parametrize("frames, found", [([1, 5], "2 in 64"), ([64], "1 in 64"), (range(1, 65), "64 in 64")])
+def test_resting_poses_elsewhere_are_refused(home, monkeypatch, frames, found):
+    rest(home / "07_12.amc", frames)
+    monkeypatch.setattr(mocap, "_FRAMES", {})
+    for call in (lambda: load_mocap("test", test_trial=12), check_mocap):
+        with pytest.raises(DataCorrupt, match=f"07_12.amc: expected frames of nothing but zeros at the beginning only, found {found}"): call()
+
+
 def test_check_counts_frames_and_reports_rest_poses(home, monkeypatch):
     with pytest.raises(DataCorrupt, match="07_01.amc: expected 316 frames, found 42"): check_mocap()
-    monkeypatch.setattr(mocap, "_FRAMES", {1: 42})
-    assert check_mocap() == "12 trials, 636 frames, 62 channels, 31 joints; no checksums are published"
-    lines = (home / "07_12.amc").read_text().split("\n")
-    start = lines.index("1") + 1
-    for i in range(start, start + 29): lines[i] = " ".join([lines[i].split()[0], *["1e-15"] * (len(lines[i].split()) - 1)])
-    (home / "07_12.amc").write_text("\n".join(lines))
-    assert check_mocap().endswith("no measurements: 07_12.amc frame 1")
+    monkeypatch.setattr(mocap, "_FRAMES", {t: 40 + 2 * t for t in range(1, 12) if t != 3})
+    said = "12 trials, 636 frames, 62 channels, 31 joints; no checksums are published; numbers of frames of trials 3, 12 not verified"
+    assert check_mocap() == said
+    rest(home / "07_12.amc", [1, 2])
+    assert check_mocap() == said + "; leading frames of nothing but zeros, not loaded: 07_12.amc (2)"
     (home / "07_12.amc").unlink()
     with pytest.raises(DataNotAvailable, match="07_12.amc"): check_mocap()
 
@@ -380,6 +407,7 @@ def test_the_real_walks():
     both = load_mocap("all")
     frames = both.groups.bincount()
     assert both.shapes == tuple((c,) for c in SIZES) and all(int(frames[t]) == n for t, n in mocap._FRAMES.items())
+    for t in (11, 12): assert bool((torch.cat(load_mocap("test", test_trial=t, scale="none").xs, 1).abs().amax(1) > 1).all())    # no resting pose
     train, test = load_mocap(trials=1), load_mocap("test", trials=1)
     a, b = (torch.cat(m.xs, 1).double() for m in (train, test))
     # a Gaussian per channel, sd >= 1e-3: the floor of what a model should reach

@@ -1,7 +1,10 @@
 "COIL and RegDB from files in their official layout, and the drawn sets that stand in for them."
 import hashlib
 import importlib.resources
+import os
 import random
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,6 +143,15 @@ def test_files_of_another_set_are_an_error(home):
     with pytest.raises(DataCorrupt, match=r"missing: none; not of this set: 1 \(obj3__0\.png\)"): O._coil_images(GREY, sums)
 
 
+def test_a_folder_with_the_name_of_a_png_is_no_picture(home):
+    sums = write_coil(home / "coil20", GREY, O._turntable(8, "L")[:2])
+    (home / "coil20/obj2__7.png").unlink()
+    (home / "coil20/obj2__7.png").mkdir()
+    with pytest.raises(DataCorrupt, match=r"missing: 1 \(obj2__7\.png\); not of this set: none"): O._coil_images(GREY, sums)
+    (home / "coil100/obj1__0.png").mkdir(parents=True)
+    with pytest.raises(DataNotAvailable, match="coil-100"): O._find_coil(COLOUR)
+
+
 def test_public_loaders_compare_with_the_official_files(home):
     (home / "coil20").mkdir()
     for o in range(1, 21):
@@ -265,6 +277,13 @@ def test_bad_options(name, wrong):
 @pytest.mark.parametrize("f", [O.load_coil20, O.load_coil100, O.load_regdb, O.load_regdb_sim])
 def test_bad_split_by(f):
     with pytest.raises(ValueError, match="split_by='row' is unknown; choose one of: sample"): f(split_by="row")
+
+
+@pytest.mark.parametrize("wrong, error", [(-1, ValueError), (1.5, TypeError), (True, TypeError)])
+@pytest.mark.parametrize("split", ["all", "test"])
+def test_bad_seeds_are_refused_even_where_they_decide_nothing(split, wrong, error):
+    for f in LOADERS.values():
+        with pytest.raises(error, match="seed must be"): f(split, seed=wrong, tiny=True)
 
 
 def test_turntable_turns():
@@ -451,6 +470,32 @@ def test_sim_is_deterministic_and_cached(home):
     assert all(0 <= x.min() and x.max() <= 1 for x in a.xs) and len(set(hashes(a))) == 48
 
 
+@pytest.mark.slow
+def test_sim_is_the_same_for_any_number_of_threads():
+    "At 30 images a tensor is cut among the threads, and for 3 and 7 not at a multiple of a vector's length."
+    script = "import hashlib, sys, torch; from mvnb.data import objects as O\nfor t in map(int, sys.argv[1:]):\n    torch.set_num_threads(t)\n" \
+             "    print(torch.get_num_threads(), *[hashlib.sha256(z.numpy()).hexdigest() for i in range(2) for z in O._camera_pair(0, i, 30, 128)])"
+    found = {}
+    for threads in (["1"], ["2", "3", "7"]):
+        done = subprocess.run([sys.executable, "-c", script, *threads], env=os.environ | {"OMP_NUM_THREADS": threads[0]}, capture_output=True, text=True, check=True)
+        found |= {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()}
+    assert list(found) == ["1", "2", "3", "7"] and all(len(f) == 4 and f == found["1"] for f in found.values())
+
+
+def test_cloudy_is_bilinear_and_the_same_for_any_number_of_threads():
+    x = torch.rand(30, 3, 6, 3, generator=torch.Generator().manual_seed(0))
+    for size in (32, 64, 128):
+        assert torch.allclose(O._cloudy(x, size), torch.nn.functional.interpolate(x, size=(size, size // 2), mode="bilinear"), atol=1e-6)
+    threads = torch.get_num_threads()
+    try:
+        pictures = []
+        for t in (1, 2, 3, 7):
+            torch.set_num_threads(t)
+            pictures.append(O._cloudy(x, 128))
+    finally: torch.set_num_threads(threads)
+    assert all(torch.equal(pictures[0], p) for p in pictures[1:])
+
+
 def test_sim_splits(home):
     for by in ("sample", "identity"):
         train, test = (O.load_regdb_sim(s, by, identities=6, images=8, size=32) for s in ("train", "test"))
@@ -462,6 +507,17 @@ def test_sim_splits(home):
 @pytest.mark.parametrize("wrong", [dict(split="valid"), dict(size=100), dict(identities=0), dict(images=0), dict(n=10**6), dict(seed=-1)])
 def test_sim_bad_options(home, wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))): O.load_regdb_sim(**wrong)
+
+
+@pytest.mark.parametrize("options, message", [
+    (dict(split_by="identity", identities=1), "identities must be >= 2 to be split by identity, got 1"), (dict(images=1), "images must be >= 2 of a person to be split by sample, got 1")])
+def test_halves_of_one_are_refused_by_name(home, options, message):
+    small = dict(identities=3, images=3, size=32) | options
+    for split in ("train", "test"):
+        with pytest.raises(ValueError, match=message): O.load_regdb_sim(split, **small)
+    assert len(O.load_regdb_sim("all", **small)) == small["identities"] * small["images"]
+    write_regdb(home / "regdb", images=small["images"])
+    with pytest.raises(ValueError, match=message): O.load_regdb("test", small.get("split_by", "sample"), identities=small["identities"])
 
 
 def test_sim_identity_shows_in_both_views(home):

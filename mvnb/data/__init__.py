@@ -106,7 +106,7 @@ for _record in (
             "DualVAE (Wang et al. 2025)", folder="polymnist", check="mvnb.data.polymnist:check_polymnist",
             layout="{train,test}/m0..m4/<i>.<digit>.png or {train,test}/m0.pt..m4.pt with labels.pt; to generate it: mnist/ and backgrounds/*.jpg")): register(_record)
 
-# %% ../../nbs/00_data.ipynb #af9a2ac1
+# %% ../../nbs/00_data.ipynb #935ccd6b
 _COIL = "http://www.cs.columbia.edu/CAVE/databases/SLAM_coil-20_coil-100"
 
 for _record in (
@@ -121,7 +121,7 @@ for _record in (
     DataSet("coil-poses", "20 objects, each from seven directions", "mvnb.data.objects:load_coil_poses", "200 samples, 7 views (1, 64, 64), 20 objects",
             "for research; terms not stated", "made from COIL-20, https://cave.cs.columbia.edu/repository/COIL-20", "stand-in for CVL (factVAE)",
             folder="coil20", layout="as coil-20", archive=f"{_COIL}/coil-20/coil-20-proc.zip", check="mvnb.data.objects:check_coil20"),
-    DataSet("umist-poses", "20 people, each turning from profile to frontal", "mvnb.data.faces:load_umist_poses", "56 + 13 samples, 7 views (1, 32, 32), 20 people",
+    DataSet("umist-poses", "20 people, each turning from profile to frontal", "mvnb.data.faces:load_umist_poses", "56 + 12 samples, 7 views (1, 32, 32), 20 people",
             "for research; terms not verified", "Graham and Allinson 1998, the UMIST (now Sheffield) face database", "stand-in for CVL (factVAE)",
             files=(File("umist/umist_32.npz"),), check="mvnb.data.faces:check_umist"),
     DataSet("cvl", "114 people, each from seven directions", "mvnb.data.faces:load_cvl", "114 samples (3 pictures missing), 7 views (1, 64, 64), 114 people",

@@ -32,9 +32,9 @@ def pose_rows(
     check_count("length", length), check_count("views", views)
     return np.arange(views) * length // views + np.arange(length // views)[:, None]
 
-# %% ../../nbs/03_faces.ipynb #393cde41
+# %% ../../nbs/03_faces.ipynb #c6b78ede
 _COUNTS = (38, 35, 26, 24, 26, 23, 19, 22, 20, 32, 34, 34, 26, 30, 19, 26, 26, 33, 48, 34)   # pictures of each person of UMIST
-_SWEEPS = {1: ((0, 25), (25, 35)),             # turns twice
+_SWEEPS = {1: ((0, 25),),                      # then ten of these pictures again
            6: ((0, 9), (18, 8)),               # there and back; (first, stop) with stop < first is read backwards
            8: ((0, 10), (19, 9)),              # there and back
            13: ((0, 8), (14, 7), (15, 30)),    # there and back, then once more
@@ -90,7 +90,7 @@ def _drawn_people(size: int) -> tuple[np.ndarray, np.ndarray]:
         images.append(draw_head(torch.rand(10, generator=g), angle, size)[:, :, (height - width) // 2:(height - width) // 2 + width])
     return torch.cat(images).numpy(), np.repeat(np.arange(20), _COUNTS)
 
-# %% ../../nbs/03_faces.ipynb #3d17e0a6
+# %% ../../nbs/03_faces.ipynb #2fbc0d52
 def load_umist_poses(
     split: str = "train",     # "train" (80 %), "test" (20 %) or "all"
     by: str = "subject",      # "subject": whole people are held out; "sample": samples of everybody, which leaks
@@ -104,6 +104,7 @@ def load_umist_poses(
     Raises ValueError for a bad option, DataNotAvailable and DataCorrupt for the files.
     """
     check_choice("split", split, ("train", "test", "all")), check_choice("by", by, ("subject", "sample")), check_choice("size", size, (32, 28))
+    check_count("seed", seed, low=0)
     mv = _poses(*_drawn_people(size), {}) if tiny else _poses(*_read_umist(_umist_file(size), size), _SWEEPS)
     if split != "all":
         parts = mv.split(.8, seed=seed, groups=mv.groups) if by == "subject" else mv.split(.8, seed=seed, stratify=True)
@@ -182,7 +183,7 @@ def _read_faces(files: list[list[Path | None]], size: int, crop: int) -> dict[st
     images = np.stack([np.stack([blank if p is None else _read_face(p, size, crop) for p in seven]) for seven in files])
     return dict(images=images, present=np.array([[p is not None for p in seven] for seven in files]))
 
-# %% ../../nbs/03_faces.ipynb #722b3b5b
+# %% ../../nbs/03_faces.ipynb #008e46c3
 def load_cvl(
     split: str = "train",      # "train" (100 people), "test" (14 people) or "all"
     size: int = 64,            # height and width in pixels, 64 in the paper's code
@@ -197,7 +198,7 @@ def load_cvl(
 def _load_cvl(split: str, size: int, crop: int, holdout: str, n: int | None, seed: int, people: int = 114) -> MultiView:
     "`people` < 114 is for tests on a few small folders."
     check_choice("split", split, ("train", "test", "all")), check_choice("holdout", holdout, ("paper", "random"))
-    check_count("size", size)
+    check_count("size", size), check_count("seed", seed, low=0)
     if check_count("crop", crop) > 480: raise ValueError(f"crop must be at most 480, the height of the pictures, got {crop}")
     files, train = _cvl_files(find_folder("cvl"), people), people - round(people * 14 / 114)
     content = hashlib.sha256(" ".join("-" if p is None else file_hash(p) for seven in files for p in seven).encode()).hexdigest()

@@ -334,7 +334,7 @@ def write_tiny_mocap(
     for trial in trials: (home / f"07_{trial:02d}.amc").write_text(_tiny_amc(skeleton, trial))
     return Path(folder)
 
-# %% ../../nbs/03_mocap.ipynb #6c84a2a4
+# %% ../../nbs/03_mocap.ipynb #dd58c0db
 def _part_columns(skeleton: Skeleton) -> list[list[int]]:
     "Which channels belong to which part."
     turns = [(c, joint) for c, (joint, freedom) in enumerate(skeleton.channels) if freedom[0] == "r"]
@@ -369,7 +369,16 @@ def _read_trials(tiny: bool, trials: Iterable[int]) -> dict[int, list[Tensor]]:
     with _folder(tiny, trials) as folder:
         skeleton = _read_skeleton(folder)
         motions = {t: read_amc(_find(folder, f"07_{t:02d}.amc"), skeleton) for t in trials}
+        motions = {t: _measured(_find(folder, f"07_{t:02d}.amc"), motion) for t, motion in motions.items()}
     return {t: [motion[:, c] for c in _part_columns(skeleton)] for t, motion in motions.items()}
+
+def _measured(path: Path, motion: Tensor) -> Tensor:
+    "The frames without leading ones of nothing but zeros. Raises DataCorrupt if there are such elsewhere, or no others."
+    zero = (motion.abs() < 1e-9).all(1)
+    start = int(zero.long().cumprod(0).sum())
+    if start == len(motion) or zero[start:].any():
+        raise DataCorrupt(f"{path}: expected frames of nothing but zeros at the beginning only, found {int(zero.sum())} in {len(motion)}")
+    return motion[start:]
 
 # %% ../../nbs/03_mocap.ipynb #fb6da5fe
 @dataclass(frozen=True, eq=False)
@@ -405,7 +414,7 @@ def _scale_trials(scale: str, trials: int) -> range:
     "Which trials decide the scale."
     return {"train": range(1, trials + 1), "fixed": range(1, 11), "none": range(0)}[check_choice("scale", scale, ("train", "fixed", "none"))]
 
-# %% ../../nbs/03_mocap.ipynb #763e0a09
+# %% ../../nbs/03_mocap.ipynb #700ccb5d
 def load_mocap(
     split: str = "train",    # "train": trials 1..`trials`; "test": trial `test_trial`; "all": train, then test
     trials: int = 10,        # trials to train on, from the first (Ainsworth et al. 2018: 1, 2, 5, 10)
@@ -415,7 +424,7 @@ def load_mocap(
 ) -> MultiView:              # 5 views of float32 (frames, 21 | 12 | 12 | 7 | 7); groups = trial; no labels
     """Load single frames of CMU subject 7 walking, the angles of five body parts as views (Ainsworth et al. 2018, 4.2).
 
-    Raises ValueError for a bad option, DataNotAvailable and DataCorrupt for the files.
+    Leading frames of nothing but zeros, the resting pose of converted files, are left out. Raises ValueError for a bad option, DataNotAvailable and DataCorrupt for the files.
     """
     check_choice("split", split, ("train", "test", "all"))
     first = range(1, _check_trials("trials", trials) + 1)
@@ -484,7 +493,7 @@ def draw_skeleton(
     ax.view_init(elev=10, azim=50)
     ax.set_axis_off()
 
-# %% ../../nbs/03_mocap.ipynb #a6b2616e
+# %% ../../nbs/03_mocap.ipynb #96080b6e
 _FRAMES = {1: 316, 2: 329, 6: 417, 7: 379, 8: 362, 9: 306, 10: 301, 11: 315}   # frames in CMU's files; not known to us for the others
 
 def check_mocap() -> str:
@@ -495,7 +504,9 @@ def check_mocap() -> str:
         motions = {t: read_amc(path, skeleton) for t, path in paths.items()}
     for t, n in _FRAMES.items():
         if len(motions[t]) != n: raise DataCorrupt(f"{paths[t]}: expected {n} frames, found {len(motions[t])}")
-    rest = [f"{paths[t].name} frame {int(i) + 1}" for t, m in motions.items() for i in (m.abs() < 1e-9).all(1).nonzero()[:, 0]]
-    note = f"; frames of nothing but zeros, no measurements: {', '.join(rest)}" if rest else ""
+    rest = [f"{paths[t].name} ({n})" for t, m in motions.items() if (n := len(m) - len(_measured(paths[t], m)))]
+    note = f"; leading frames of nothing but zeros, not loaded: {', '.join(rest)}" if rest else ""
+    unknown = ", ".join(str(t) for t in motions if t not in _FRAMES)
     frames = sum(map(len, motions.values()))
-    return f"12 trials, {frames:,} frames, {len(skeleton.channels)} channels, {len(skeleton.joints)} joints; no checksums are published{note}"
+    return (f"12 trials, {frames:,} frames, {len(skeleton.channels)} channels, {len(skeleton.joints)} joints; no checksums are published; "
+            f"numbers of frames of trials {unknown} not verified{note}")

@@ -66,7 +66,7 @@ def _read_png(path: Path, expected: str, mode: str) -> np.ndarray:
         raise DataCorrupt(f"{path}: expected a 128 x 128 image of mode {mode}, found {image.size[0]} x {image.size[1]}, mode {image.mode}")
     return halve(np.moveaxis(np.atleast_3d(np.asarray(image)), 2, 0))
 
-# %% ../../nbs/01_objects.ipynb #dbcea346
+# %% ../../nbs/01_objects.ipynb #ab649eb7
 @dataclass(frozen=True)
 class _Coil:
     "How the files of one set are named and shaped."
@@ -98,12 +98,12 @@ def _look(coil: _Coil, roots: Iterable[Path]) -> Path | None:
     "Search data folders, first come first served."
     for root in roots:
         for folder in (root / coil.folder, root / coil.folder / coil.inside):
-            if folder.is_dir() and any(_PNG.fullmatch(p.name) for p in folder.iterdir()): return folder
+            if folder.is_dir() and any(_PNG.fullmatch(p.name) and p.is_file() for p in folder.iterdir()): return folder
         for file in coil.compact:
             if (root / file).is_file(): return root / file
     return None
 
-# %% ../../nbs/01_objects.ipynb #693b0763
+# %% ../../nbs/01_objects.ipynb #b2f6c6c5
 def _coil_sums(coil: _Coil) -> list[list[str]]:
     "First 8 digits of the SHA-256 of each official file, by object and pose."
     lines = importlib.resources.files("mvnb.data").joinpath("coil.sha256").read_text().splitlines()
@@ -114,7 +114,7 @@ def _coil_sums(coil: _Coil) -> list[list[str]]:
 def _coil_files(coil: _Coil, folder: Path) -> list[list[Path]]:
     "The files by object and pose. Raises DataCorrupt if some are missing or do not belong to the set."
     want = [[f"obj{o}__{k * coil.step}.png" for k in range(72)] for o in range(1, coil.objects + 1)]
-    have = {p.name for p in folder.iterdir() if _PNG.fullmatch(p.name)}
+    have = {p.name for p in folder.iterdir() if _PNG.fullmatch(p.name) and p.is_file()}
     flat = [name for row in want for name in row]
     missing, extra = [name for name in flat if name not in have], sorted(have.difference(flat))
     if missing or extra:
@@ -255,7 +255,7 @@ def _unit(x: np.ndarray) -> Tensor:
 
 def _object_names(images: np.ndarray) -> list[str]: return [f"object {o}" for o in range(1, len(images) + 1)]
 
-# %% ../../nbs/01_objects.ipynb #4867b689
+# %% ../../nbs/01_objects.ipynb #136451c7
 def load_coil_poses(
     split: str = "all",        # "all" (200), "train" (80 % of the objects) or "test"
     size: int | None = None,   # height and width, 64 or 32; default: the largest that the files offer
@@ -264,7 +264,7 @@ def load_coil_poses(
     tiny: bool = False,        # 8 drawn objects instead of the 20 real ones; needs no files
 ) -> MultiView:                # 7 views (n, 1, size, size) in [0, 1]; y and groups: the object
     "Load COIL-20 as objects seen from seven directions. Raises ValueError for a bad option, DataNotAvailable and DataCorrupt for the files."
-    check_choice("split", split, ("all", "train", "test"))
+    check_choice("split", split, ("all", "train", "test")); check_count("seed", seed, low=0)
     images = _to_size(_turntable(8, "L") if tiny else _coil_images(_COIL20, _coil_sums(_COIL20)), size)
     obj, offset = torch.arange(len(images)).repeat_interleave(10), torch.arange(10).repeat(len(images))
     rows = _some_rows(obj, split, .8, obj, n, seed)
@@ -363,7 +363,7 @@ def _altered(x: Tensor, number: Tensor, g: torch.Generator) -> Tensor:
     sd = torch.tensor([0., .02, .1, .02])[kind]
     return (x + sd * torch.randn(x.shape, generator=g)).clamp_(0, 1)
 
-# %% ../../nbs/01_objects.ipynb #73bfd148
+# %% ../../nbs/01_objects.ipynb #387766fd
 def load_regdb(
     split: str = "all",         # "all", "train" or "test" (half and half)
     split_by: str = "sample",   # "sample" (pairs of every person in both halves; Huang et al. 2024) or "identity": no person in both halves
@@ -389,10 +389,13 @@ def load_regdb(
     return mv if n is None else mv[stratified_rows(y, n, seed=seed)]
 
 def _half(y: Tensor, split: str, split_by: str, seed: int) -> Tensor:
-    "Rows of one half: every person halved, or half of the people."
+    "Rows of one half: every person halved, or half of the people. Raises ValueError if there is but one to halve."
+    people, images = len(y.unique()), int(y.bincount().max())
+    if split != "all" and split_by == "identity" and people < 2: raise ValueError(f"identities must be >= 2 to be split by identity, got {people}")
+    if split != "all" and split_by == "sample" and images < 2: raise ValueError(f"images must be >= 2 of a person to be split by sample, got {images}")
     return _some_rows(y, split, .5, y if split_by == "identity" else None, None, seed, stratify=split_by == "sample")
 
-# %% ../../nbs/01_objects.ipynb #531573ab
+# %% ../../nbs/01_objects.ipynb #08512ccb
 def _uniform(g: torch.Generator, shape: tuple, low: float, high: float) -> Tensor: return low + (high - low) * torch.rand(shape, generator=g)
 
 _BODY = dict(head=(.042, .058), shoulder=(.085, .125), waist=(.06, .1), hip=(.5, .55), arm=(.022, .034), leg=(.032, .05), hem=(.5, .8), hair=(.045, .1),
@@ -439,7 +442,19 @@ def _body_masks(f: dict, s: dict[str, Tensor], height: int) -> tuple[list[Tensor
     bag = _ellipse(u, v, math.copysign(edge + .02, f["bag"]), .42, .05, .07) if abs(f["bag"]) > .1 else torch.ones_like(legs)
     return [torch.sigmoid(-height * d) for d in (legs, arms, torso, head, hair, bag)], u, v
 
-# %% ../../nbs/01_objects.ipynb #e61d8d4a
+def _cloudy(
+    x: Tensor,       # (m, c, h, w)
+    height: int,     # in pixels; the width is half of it
+) -> Tensor:         # (m, c, H, H/2)
+    "Enlarge bilinearly, pixel centres on pixel centres; unlike `interpolate` with the same bytes for any number of threads."
+    for dim, size in ((2, height), (3, height // 2)):
+        at = ((torch.arange(size) + .5) * x.shape[dim] / size - .5).clamp(0, x.shape[dim] - 1)
+        low = at.long().clamp(max=x.shape[dim] - 2)
+        a, b = x.index_select(dim, low), x.index_select(dim, low + 1)
+        x = a + (at - low).reshape(-1, *[1] * (3 - dim)) * (b - a)
+    return x
+
+# %% ../../nbs/01_objects.ipynb #1b2170d3
 def _camera_pair(
     seed: int,       # of the whole set
     identity: int,   # 0, 1, ...
@@ -450,7 +465,7 @@ def _camera_pair(
     g = generator(seed, "regdb-sim", identity)
     f, s = _figure(g), _stances(g, m)
     masks, u, v = _body_masks(f, s, height)
-    cloudy = lambda channels: F.interpolate(torch.rand(m, channels, 6, 3, generator=g), size=(height, height // 2), mode="bilinear")
+    cloudy = lambda channels: _cloudy(torch.rand(m, channels, 6, 3, generator=g), height)
     column = lambda c: c[:, None, None]
     shirt = column(f["shirt"]) * (1 + f["contrast"] * torch.sin(f["stripes"] * v))[:, None]
     x = .25 + .5 * cloudy(3)
@@ -465,7 +480,7 @@ def _camera_pair(
     t = F.avg_pool2d(t[:, None], 3, 1, 1, count_include_pad=False)[:, 0] * s["gain"] + .015 * torch.randn(t.shape, generator=g)
     return tuple(z.clamp(0, 1).mul(255).round().byte() for z in (x, t))
 
-# %% ../../nbs/01_objects.ipynb #1d3741ba
+# %% ../../nbs/01_objects.ipynb #178b46e7
 def load_regdb_sim(
     split: str = "all",         # "all", "train" or "test" (half and half)
     split_by: str = "sample",   # "sample" or "identity": no person in both halves
@@ -481,7 +496,7 @@ def load_regdb_sim(
     y = torch.arange(check_count("identities", identities)).repeat_interleave(check_count("images", images))
     rows = _half(y, split, split_by, seed)
     if n is not None: rows = rows[stratified_rows(y[rows], n, seed=seed)]
-    key = dict(seed=check_count("seed", seed, low=0), identities=int(identities), images=int(images), size=int(size), version=1)
+    key = dict(seed=check_count("seed", seed, low=0), identities=int(identities), images=int(images), size=int(size), version=2)
     drawn = cached_arrays("regdb-sim", key, lambda: _draw_people(seed, identities, images, size))
     visible, thermal = (_unit(drawn[k][rows.numpy()]) for k in ("visible", "thermal"))
     return MultiView([visible, thermal[:, None].repeat(1, 3, 1, 1)], y=y[rows], names=("visible", "thermal"),
