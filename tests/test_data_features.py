@@ -108,12 +108,31 @@ def test_faults_in_ucis_layout(home):
 def test_nothing_there(home):
     with pytest.raises(DataNotAvailable, match="mfeat"): load_mfeat()
     home.mkdir(parents=True)
+    (home / "readme.txt").touch()
     with pytest.raises(DataNotAvailable, match="mfeat-pix"): check_mfeat()
     write_uci(home, "pix", numbers("pix"))
     assert check_mfeat().startswith("1 of 6 tables, 2,000 rows each") and "not there: fac, fou, kar, mor, zer" in check_mfeat()
     with pytest.raises(DataNotAvailable, match=r"'mfeat-zer' \(or 'mfeat-zer.csv'\) is not in .*uci_mfeat"): load_mfeat()
-    write_uci(home, "pix", numbers("pix") + .5)
-    with pytest.raises(DataCorrupt, match="whole numbers 0 to 6"): check_mfeat()
+
+
+@pytest.mark.parametrize("write, first", [(write_csv, 2), (write_uci, 1)])
+@pytest.mark.parametrize("value", [97., -1., 2.5])
+def test_pixels_out_of_range_are_refused_by_line(home, write, first, value):
+    x = numbers("pix")
+    x[12, 34] = x[1900, 3] = value
+    path = write(home, "pix", x)
+    text = rf"{path.name}, line {12 + first}, column 35: expected a whole number 0 to 6, found {value:g}$"
+    for read in (check_mfeat, lambda: load_mfeat(views="pix")):
+        with pytest.raises(DataCorrupt, match=text): read()
+    path.write_text(path.read_text().replace("\n", "\n\n", 3))                    # empty lines are counted, too
+    with pytest.raises(DataCorrupt, match=f"line {12 + first + 3}, column 35"): load_mfeat(views="pix")
+
+
+def test_a_number_beyond_float32_is_refused(home):
+    x = numbers("mor")
+    x[3, 1] = -1e39
+    write_uci(home, "mor", x)
+    with pytest.raises(DataCorrupt, match="mfeat-mor, line 4, column 2: expected a finite number, found '-1e[+]39'"): load_mfeat(views="mor")
 
 
 # --- mfeat: splits, scaling, tiny
@@ -128,6 +147,38 @@ def test_splits_are_disjoint_stratified_and_seeded(home):
     assert not torch.equal(parts[0].xs[0], load_mfeat("train", views=["mor"], seed=4).xs[0])
     few = load_mfeat("test", views=["mor"], seed=3, n=30)
     assert few.y.bincount().tolist() == [3] * 10 and set(few.xs[0][:, 0].tolist()) < set(parts[2].xs[0][:, 0].tolist())
+
+
+def twins(home, write=write_uci, pairs=((5, 9), (5, 11), (605, 774), (1892, 1999)), close=(20, 21)):
+    "All six files; rows equal in all of them, and `close` rows that differ in the last number of one file."
+    for view in MFEAT_VIEWS:
+        x = numbers(view)
+        for a, b in (*pairs, close): x[b] = x[a]
+        if view == "zer": x[close[1], -1] += .25
+        write(home, view, x)
+    return pairs
+
+
+@pytest.mark.parametrize("write", [write_uci, write_csv])
+def test_equal_rows_stay_together(home, write):
+    pairs = twins(home, write)
+    expected = torch.arange(2000)
+    for a, b in pairs: expected[b] = a
+    for views in (["mor"], ["zer", "fac"]):                                       # all six decide, whichever are loaded
+        whole = load_mfeat(views=views)
+        assert torch.equal(whole.groups, expected)
+        for seed in range(3):
+            parts = [load_mfeat(s, views=views, seed=seed) for s in ("train", "valid", "test")]
+            assert sorted(torch.cat([p.groups for p in parts]).tolist()) == expected.sort().values.tolist()
+            assert not any(set(a.groups.tolist()) & set(b.groups.tolist()) for a in parts for b in parts if a is not b)
+            for p, share in zip(parts, (120, 40, 40)): assert (p.y.bincount() - share).abs().max() <= 2 and torch.equal(whole.y[p.groups], p.y)
+
+
+def test_tables_that_are_not_there_do_not_decide(home):
+    twins(home)
+    for view in MFEAT_VIEWS:
+        if view != "mor": (home / f"mfeat-{view}").unlink()
+    assert load_mfeat(views="mor").groups[[5, 9, 11, 20, 21]].tolist() == [5, 5, 5, 20, 20]
 
 
 def test_standardizing_uses_the_training_rows_only(home):
@@ -183,9 +234,10 @@ def test_tiny_needs_no_files(home):
     (dict(split="validation"), "split='validation' is unknown"), (dict(views=["pix", "pxi"]), "views='pxi' is unknown; choose one of: fac"),
     (dict(views=[]), "views must name different views"), (dict(views=["pix", "pix"]), "views must name different views"),
     (dict(views=["kar"], tiny=True), r"views \(with tiny=True\)='kar'"), (dict(n=1798, tiny=True), "n must be at most"), (dict(n=0, tiny=True), "n must be >= 1"),
-    (dict(seed=-1, tiny=True), "seed must be >= 0")])
+    (dict(seed=-1, tiny=True), "seed must be >= 0"), (dict(seed=.5, tiny=True), "seed must be a whole number"), (dict(tiny="no"), "tiny must be True or False, got 'no'"),
+    (dict(standardize=1, tiny=True), "standardize must be True or False, got 1")])
 def test_bad_options_of_mfeat(home, options, message):
-    with pytest.raises(ValueError, match=message): load_mfeat(**options)
+    with pytest.raises((TypeError, ValueError), match=message): load_mfeat(**options)
 
 
 @pytest.mark.data
@@ -196,6 +248,22 @@ def test_the_real_mfeat():
     mv = load_mfeat(views=list(MFEAT_VIEWS))
     assert mv.shapes == tuple((d,) for d in MFEAT_VIEWS.values()) and mv.y.bincount().tolist() == [200] * 10
     assert mv.xs[4].view(2000, 16, 15).mean((1, 2)).min() > .5      # ink in every image
+    same, first, count = np.unique(torch.cat(mv.xs, 1).numpy(), axis=0, return_index=True, return_counts=True)[:3]
+    assert sorted(first[count > 1].tolist()) == sorted(mv.groups[mv.groups != torch.arange(2000)].tolist()) and sorted(count)[-7:] == [1] + [2] * 6      # six pairs
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("views", ["pix", list(MFEAT_VIEWS)])
+def test_no_real_row_is_in_two_parts(views):
+    try: features.find_folder("mfeat")
+    except DataNotAvailable: pytest.skip("no mfeat there")
+    for seed in range(5):
+        parts = [load_mfeat(s, views=list(MFEAT_VIEWS), seed=seed) for s in ("train", "valid", "test")]
+        rows = [{r.tobytes() for r in torch.cat(p.xs, 1).numpy()} for p in parts]
+        assert not (rows[0] & rows[1] or rows[0] & rows[2] or rows[1] & rows[2])
+        assert all(abs(len(p) - n) <= 6 and (p.y.bincount() - n / 10).abs().max() <= 3 for p, n in zip(parts, (1200, 400, 400)))
+        few = load_mfeat("test", views=views, seed=seed)
+        assert torch.equal(few.groups, parts[2].groups) and torch.equal(few.y, parts[2].y)      # the split is the same for every choice of views
 
 
 # --- emotion-sim: the model
@@ -326,7 +394,41 @@ def test_closer_classes_are_harder_and_noise_raises_the_floor():
     assert abs(at(separation=0.)["accuracy both"] - 1 / 3) < 1e-9
     assert at(separation=1.)["accuracy eeg"] < at(separation=3.)["accuracy eeg"]
     assert at(noise=.5)["nmse eye from eeg"] < at(noise=4.)["nmse eye from eeg"]
-    assert at(private=0, noise=1e-3, latent=2)["nmse eye from eeg"] < .01     # nothing but z: the second view is known
+    assert at(private=0, noise=1e-3, latent=2, blur=0)["nmse eye from eeg"] < .01     # nothing but z: the second view is known
+
+
+@pytest.mark.parametrize("like", ["seed", "deap"])
+def test_each_view_knows_a_part_of_the_class(like):
+    sharp, best = (emotion_floor(emotion_truth(like, **o), 3000) for o in (dict(blur=0.), {}))
+    alone = lambda floor: [a for k, a in floor.items() if k.startswith("accuracy") and "both" not in k]
+    assert best["accuracy both"] > max(alone(best)) + .08 and min(alone(best)) > 1.5 / (3 if like == "seed" else 4)
+    assert sharp["accuracy both"] < max(alone(sharp)) + .01 and abs(best["accuracy both"] - sharp["accuracy both"]) < .03
+    assert all(b < s for b, s in zip(alone(best), alone(sharp)))
+
+
+def test_blur_is_private_noise_on_the_other_views_direction():
+    for blur in (0., .7, 3.):
+        truth = emotion_truth("deap", private=2, blur=blur)
+        for v in (0, 1):
+            assert truth.private[v].shape[1] == 3 and torch.allclose(truth.private[v][:, 2], blur * truth.shared[v][:, 1 - v])
+            total = truth.covariance(v, v) + truth.class_means(v).T @ truth.class_means(v) / 4
+            assert torch.allclose(total.diag(), torch.ones(len(total)).double())
+
+
+@pytest.mark.parametrize("options", [dict(noise=1e6), dict(noise=1e-6), dict(separation=1e6), dict(blur=1e6), dict(noise=1e6, nonlinear=True)])
+def test_extreme_options_stay_finite(options):
+    mv = load_emotion_sim(trials=6, segments=2, **options)
+    floor = emotion_floor(emotion_truth(**options), 50)
+    assert all(torch.isfinite(x).all() for x in mv.xs) and all(math.isfinite(f) for f in floor.values())
+
+
+@pytest.mark.parametrize("by", ["trial", "segment"])
+def test_too_few_trials_are_named(by):
+    for trials in (1, 2, 3, 4, 5, 6, 9, 12):
+        try: parts = [load_emotion_sim(s, trials=trials, segments=1, by=by) for s in ("train", "valid", "test")]
+        except ValueError as e: assert f"trials must be enough for train, valid and test, classes in proportion, got {trials} (by={by!r})" in str(e) and trials < 12
+        else: assert sum(map(len, parts)) == trials and all(len(p) for p in parts)
+    assert len(load_emotion_sim(trials=1)) == 50
 
 
 # --- emotion-sim: trials and the data set
@@ -376,8 +478,11 @@ def test_the_loaders_seed_gives_its_truth():
     (lambda: load_emotion_sim(by="row"), ValueError, "by='row' is unknown"), (lambda: load_emotion_sim(trials=0), ValueError, "trials must be >= 1, got 0"),
     (lambda: load_emotion_sim(segments=1.5), TypeError, "segments must be a whole number"), (lambda: load_emotion_sim(trial_share=-.1), ValueError, "trial_share must lie"),
     (lambda: load_emotion_sim(latent=1), ValueError, "latent must be >= 2"), (lambda: load_emotion_sim(private=-1), ValueError, "private must be >= 0"),
-    (lambda: load_emotion_sim(noise=0), ValueError, "noise must be a finite number > 0"), (lambda: load_emotion_sim(separation=math.nan), ValueError, "separation"),
-    (lambda: load_emotion_sim(n=10**6), ValueError, "n must be at most"), (lambda: load_emotion_sim("train", trials=2), ValueError, "leave a part of .* rows empty"),
+    (lambda: load_emotion_sim(noise=0), ValueError, r"noise must lie in \[1e-06, 1e\+06\], got 0"), (lambda: load_emotion_sim(noise=1e300), ValueError, "noise must lie"),
+    (lambda: load_emotion_sim(separation=math.nan), ValueError, "separation must lie"), (lambda: load_emotion_sim(separation=1e300), ValueError, "separation must lie"),
+    (lambda: load_emotion_sim(blur=-1), ValueError, "blur must lie"), (lambda: load_emotion_sim(blur=1e300), ValueError, "blur must lie"),
+    (lambda: load_emotion_sim(nonlinear="no"), TypeError, "nonlinear must be True or False"), (lambda: load_emotion_sim(seed=1.5), TypeError, "seed"),
+    (lambda: load_emotion_sim(n=10**6), ValueError, "n must be at most"), (lambda: load_emotion_sim("train", trials=2), ValueError, "trials must be enough"),
     (lambda: emotion_posterior(small(), [None, None]), ValueError, "got 2, both None"), (lambda: emotion_posterior(small(), [None]), ValueError, "got 1"),
     (lambda: emotion_posterior(small(), [torch.zeros(4, 2), None]), ValueError, r"xs\[0\] must have shape \(n, 3\), got \(4, 2\)"),
     (lambda: emotion_impute(small(), [torch.zeros(4, 3), torch.zeros(4, 2)]), ValueError, "exactly one view must be None"),

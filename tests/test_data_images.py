@@ -139,11 +139,35 @@ def test_bad_options(official, name):
     options = inspect.signature(data._named(info(name).loader)).parameters
     assert {"split", "n", "seed"} <= set(options) and ("tiny" in options) == (name in TINY) and "verify" not in options
     with pytest.raises(ValueError, match="split='valid' is unknown.*train, test, all"): load(name, split="valid")
-    with pytest.raises(ValueError, match="seed must be >= 0"): load(name, seed=-1, n=10)
-    with pytest.raises(TypeError, match="seed must be a whole number"): load(name, seed=.5, n=10)
+    for also in (dict(), dict(n=10), dict(split="all")):
+        with pytest.raises(ValueError, match="seed must be >= 0"): load(name, seed=-1, **also)
+        with pytest.raises(TypeError, match="seed must be a whole number"): load(name, seed=1.5, **also)
+    if "tiny" in options:
+        for value in ("no", 1, None):
+            with pytest.raises(TypeError, match=f"tiny must be True or False, got {value!r}"): load(name, tiny=value)
     for option, value, text in (("size", 64, "28, 32"), ("sd", -1, "sd must be"), ("sd", float("nan"), "sd must be"), ("pairing", "all", "within, authors"), ("views", 3, "paper, all")):
         if option in options:
             with pytest.raises(ValueError, match=text): load(name, **{option: value})
+
+
+def test_bad_options_build_nothing(official, home):
+    for name in ("noisymnist", "noisyfashion", "patchedmnist"):
+        for wrong in (dict(n=0), dict(n=-1), dict(n=2.), dict(n=True), dict(seed=-1)):
+            with pytest.raises((TypeError, ValueError), match="n must be|seed must be"): load(name, **wrong)
+    for name in ("noisymnist", "noisyfashion"):
+        with pytest.raises(ValueError, match=r"sd must leave finite numbers \(float32\), got 1e\+39"): load(name, sd=1e39)
+    assert not list((home / "cache").rglob("*.npy"))
+
+
+@pytest.mark.parametrize("split, total", [("all", 1797), ("train", 1438), ("test", 359)])
+def test_some_digits(split, total):
+    whole, few, more = (load("digits", split=split, seed=3, **o) for o in ({}, dict(n=50), dict(n=60)))
+    assert [len(mv) for mv in (whole, few, more)] == [total, 50, 60] and rows(few.xs[0]) < rows(more.xs[0]) < rows(whole.xs[0])
+    assert (few.y.bincount() - 50 * whole.y.bincount() / total).abs().max() < 1 and torch.equal(few.xs[1], edge_image(few.xs[0]))
+    assert rows(load_digits(split, n=50, seed=4).xs[0]) != rows(few.xs[0])
+    for wrong, error, text in ((dict(n=0), ValueError, "n must be >= 1"), (dict(n=total + 1), ValueError, "n must be at most"), (dict(n=1.5), TypeError, "n must"),
+                               (dict(seed=-1), ValueError, "seed must be >= 0"), (dict(seed=1.5), TypeError, "seed must be a whole number")):
+        with pytest.raises(error, match=text): load_digits(split, **wrong)
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -243,7 +267,8 @@ def test_noise_by_hand():
     black = noisy_view(torch.cat([x, torch.zeros(200, 1, 28, 28, dtype=torch.uint8)]), sd=.2, seed=0)
     scale = 1 / (raw.max() - raw.min())
     assert abs(float(black[50:].std()) / (.2 * scale) - 1) < .1 and .2 < float(black[50:].mean()) < .35
-    for bad, error, text in ((dict(x=x / 255), TypeError, "bytes"), (dict(x=x, sd=-1), ValueError, "sd"), (dict(x=x * 0, sd=0), ValueError, "more than one value")):
+    for bad, error, text in ((dict(x=x / 255), TypeError, "bytes"), (dict(x=x, sd=-1), ValueError, "sd"), (dict(x=x, sd=1e39), ValueError, "sd must leave finite"), (dict(x=x, sd=8e37), ValueError, "sd must leave finite"),
+                             (dict(x=x * 0, sd=0), ValueError, "more than one value")):
         with pytest.raises(error, match=text): noisy_view(**bad, seed=0)
 
 
@@ -367,4 +392,6 @@ def test_real_patches(cache):
     everything = load_patchedmnist("all", views="all", n=2000)
     assert everything.n_views == 12
     for x in load_patchedmnist("all", views="all").xs: assert x.min() == 0 and x.max() == 1   # stretching to [0, 1] changes nothing
+    assert len({r.tobytes() for r in torch.cat([x.flatten(1) for x in mv.xs], 1).numpy()}) == len(mv)      # no row repeats in all views (three, so in twelve)
+    assert all(len(rows(x)) < len(mv) for x in mv.xs)                                                     # single patches do
     assert len(load_patchedmnist("train")) == len(load_patchedmnist("test")) == 10_885

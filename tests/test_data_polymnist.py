@@ -171,6 +171,16 @@ def test_generated_from_files(made):
     assert check_polymnist() == "no official files; generated (PolyMNIST-like) from 130 + 50 images of MNIST on a.jpeg, b.jpg, c.jpg, d.jpg, e.JPG"
 
 
+def test_other_digits_or_labels_meet_no_old_cache(home):
+    photos, (x, y) = {"a": photo(0), "b": photo(1)}, fake("test")
+    contents = ((x, y), (x.flip(0), y), (x, y.flip(0)))
+    assert not torch.equal(y, y.flip(0)) and torch.equal(y.bincount(), y.flip(0).bincount())
+    for kept, content in enumerate(contents, 1):
+        fresh, cached, again = (polymnist._generated("test", photos, *content, 0, cache=c) for c in (False, True, True))
+        for views, labels in (cached, again): assert all(np.array_equal(a, b) for a, b in zip(views, fresh[0])) and torch.equal(labels, fresh[1])
+        assert len(list((home / "cache").rglob("x.npy"))) == 2 * kept
+
+
 def test_no_image_in_both_halves(home, monkeypatch):
     monkeypatch.setattr(polymnist, "_digits", lambda split, tiny: fake(split))
     monkeypatch.setattr(polymnist, "_photos", lambda views: {str(m): np.zeros((40, 40, 3), np.uint8) for m in range(views)})
@@ -518,11 +528,11 @@ def test_check_official(home, monkeypatch):
     (dict(split="valid"), ValueError, "split='valid'.*train, test, all"), (dict(size=30), ValueError, "size=30.*28, 32"),
     (dict(views=0), ValueError, "views"), (dict(views=2.5), TypeError, "views"), (dict(views=6), ValueError, "views must be at most 5"),
     (dict(n=0), ValueError, "n must"), (dict(n=1.5), TypeError, "n must"), (dict(n=2000), ValueError, "n must be at most"),
-    (dict(seed=-1), ValueError, "seed"), (dict(seed="a"), TypeError, "seed"),
+    (dict(seed=-1), ValueError, "seed"), (dict(seed="a"), TypeError, "seed"), (dict(tiny="no"), TypeError, "tiny must be True or False, got 'no'"),
     (dict(source="web"), ValueError, "auto, official, generated"), (dict(source="official"), ValueError, "tiny=True"),
 ])
 def test_bad_options(options, error, text):
-    with pytest.raises(error, match=text): load_polymnist(tiny=True, **options)
+    with pytest.raises(error, match=text): load_polymnist(**dict(tiny=True) | options)
 
 
 # --- real files

@@ -35,18 +35,27 @@ def edge_image(
     wide = x if x.is_floating_point() else x.float()
     return (F.max_pool2d(wide, 3, 1, 1) - wide).to(x.dtype)
 
-# %% ../../nbs/01_images.ipynb #b094bc88
+# %% ../../nbs/01_images.ipynb #effc4555
 def load_digits(
     split: str = "all",   # "all" (1,797), "train" (80 %) or "test" (20 %), classes in proportion
-    seed: int = 0,        # decides the split
+    n: int | None = None, # take so many rows of the split, classes in proportion; default: all
+    seed: int = 0,        # decides the split and which rows `n` takes
 ) -> MultiView:           # views "image" and "edges", (n, 1, 8, 8) in [0, 1]; labels 0..9
-    "Load scikit-learn's handwritten digits with their edges. Raises ValueError for an unknown `split`."
+    "Load scikit-learn's handwritten digits with their edges. Raises TypeError or ValueError for a bad option."
     check_choice("split", split, ("all", "train", "test"))
+    _check_common(n, seed)
     raw = datasets.load_digits()
     image = torch.from_numpy(raw.images).float().div(16)[:, None]
     mv = MultiView([image, edge_image(image)], y=raw.target, names=("image", "edges"), classes=[str(c) for c in range(10)])
-    if split == "all": return mv
-    return mv.split(.8, seed=seed, stratify=True)[split == "test"]
+    if split != "all": mv = mv.split(.8, seed=seed, stratify=True)[split == "test"]
+    return mv if n is None else mv[stratified_rows(mv.y, n, seed=seed)]
+
+def _check_common(n: int | None, seed: int, **flags: bool):
+    "Check `n` (None or a whole number >= 1), `seed` (a whole number >= 0) and switches (True or False). Raises TypeError or ValueError."
+    if n is not None: check_count("n", n)
+    check_count("seed", seed, low=0)
+    for name, value in flags.items():
+        if not isinstance(value, (bool, np.bool_)): raise TypeError(f"{name} must be True or False, got {value!r} ({type(value).__name__})")
 
 # %% ../../nbs/01_images.ipynb #234b0512
 _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -94,7 +103,7 @@ def _read_part(images: Path, labels: Path) -> tuple[Tensor, Tensor]:
         raise DataCorrupt(f"{labels}: expected {len(x)} labels 0..9 as bytes, found {y.dtype} {y.shape}, largest {y.max(initial=0)}")
     return torch.from_numpy(x)[:, None], torch.from_numpy(y).long()
 
-# %% ../../nbs/01_images.ipynb #8ec0678b
+# %% ../../nbs/01_images.ipynb #c0ebc6fa
 def load_mnist(
     split: str = "train",    # "train" (60,000), "test" (10,000) or "all" (train, then test)
     size: int = 28,          # height and width: 28 (as published) or 32
@@ -102,7 +111,7 @@ def load_mnist(
     seed: int = 0,           # decides which rows `n` takes
     tiny: bool = False,      # scikit-learn's digits in place of the files
 ) -> MultiView:              # one view "image", (n, 1, size, size) in [0, 1]; labels 0..9
-    "Load MNIST (LeCun, Cortes and Burges). Raises ValueError for a bad option, DataNotAvailable and DataCorrupt for the files."
+    "Load MNIST (LeCun, Cortes and Burges). Raises TypeError or ValueError for a bad option, DataNotAvailable and DataCorrupt for the files."
     x, y = _sample("mnist", split, size, n, seed, tiny)
     return MultiView([_scale(x, size)], y=y, names=("image",), classes=_DIGITS)
 
@@ -112,13 +121,14 @@ def load_fashion(
     n: int | None = None,    # take so many rows, classes in proportion; default: all
     seed: int = 0,           # decides which rows `n` takes
 ) -> MultiView:              # one view "image", (n, 1, size, size) in [0, 1]; labels 0..9
-    "Load Fashion-MNIST (Xiao, Rasul and Vollgraf 2017). Raises ValueError for a bad option, DataNotAvailable and DataCorrupt for the files."
+    "Load Fashion-MNIST (Xiao, Rasul and Vollgraf 2017). Raises TypeError or ValueError for a bad option, DataNotAvailable and DataCorrupt for the files."
     x, y = _sample("fashion", split, size, n, seed, False)
     return MultiView([_scale(x, size)], y=y, names=("image",), classes=_CLOTHES)
 
 def _sample(name: str, split: str, size: int, n: int | None, seed: int, tiny: bool) -> tuple[Tensor, Tensor]:
     "Options checked first, then the files read and `n` rows taken."
     check_choice("size", size, (28, 32))
+    _check_common(n, seed, tiny=tiny)
     x, y = _read_images(name, split, tiny)
     if n is None: return x, y
     rows = stratified_rows(y, n, seed=seed)
@@ -129,7 +139,7 @@ def _scale(x: Tensor, size: int = 28) -> Tensor:
     x = x.float().div_(255)
     return x if x.shape[-1] == size else F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False, antialias=False)
 
-# %% ../../nbs/01_images.ipynb #beb9b1c3
+# %% ../../nbs/01_images.ipynb #5bf1cbe7
 def load_emnist_edges(
     split: str = "train",    # "train" (60,000), "test" (10,000) or "all" (train, then test)
     size: int = 32,          # height and width: 28 (as published) or 32 (as in Wang et al. 2025)
@@ -137,7 +147,7 @@ def load_emnist_edges(
     seed: int = 0,           # decides which rows `n` takes
     tiny: bool = False,      # scikit-learn's digits in place of the files
 ) -> MultiView:              # views "image" and "edges", (n, 1, size, size) in [0, 1]; labels 0..9
-    "Load Edge-MNIST from MNIST's files. Raises ValueError for a bad option, DataNotAvailable and DataCorrupt for the files."
+    "Load Edge-MNIST from MNIST's files. Raises TypeError or ValueError for a bad option, DataNotAvailable and DataCorrupt for the files."
     x, y = _sample("e-mnist", split, size, n, seed, tiny)
     return MultiView([_scale(v, size) for v in (x, edge_image(x))], y=y, names=("image", "edges"), classes=_DIGITS)
 
@@ -175,23 +185,24 @@ def _rings(order: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
     empty = torch.empty_like(order)
     return empty.index_copy(0, order, order[following]), empty.index_copy(0, order, begins.cumsum(0) - 1)
 
-# %% ../../nbs/01_images.ipynb #7efce918
+# %% ../../nbs/01_images.ipynb #4e1259b1
 def noisy_view(
     x: Tensor,      # bytes (n, C, H, W)
     *,
     sd: float = .2, # standard deviation of the noise on the scale [-1, 1] (Trosten et al. 2023)
     seed: int,      # decides the noise
 ) -> Tensor:        # float32, like `x`, smallest value 0 and largest 1
-    "Add Gaussian noise and stretch all to [0, 1]. Raises TypeError for anything but bytes, ValueError unless `sd` >= 0 or if `x` is constant."
+    "Add Gaussian noise and stretch all to [0, 1]. Raises TypeError for anything but bytes, ValueError unless `sd` >= 0 and the result is finite, or if `x` is constant."
     if x.dtype != torch.uint8: raise TypeError(f"x must hold bytes (torch.uint8), got {x.dtype}")
     sd = check_number("sd", sd, low=0)
     z = torch.randn(x.shape, generator=generator(seed, "noise")).mul_(sd)
     for a in range(0, len(x), 4096): z[a:a + 4096] += x[a:a + 4096].float().div_(127.5).sub_(1)     # blocks bound the memory
     low, high = z.aminmax()
+    if not torch.isfinite(high - low): raise ValueError(f"sd must leave finite numbers (float32), got {sd:g}: the noisy images reach from {low:g} to {high:g}")
     if low == high: raise ValueError(f"x must hold more than one value, got {int(x.flatten()[0])} everywhere and sd=0")
     return z.sub_(low).div_(high - low)
 
-# %% ../../nbs/01_images.ipynb #ddd27458
+# %% ../../nbs/01_images.ipynb #f4928092
 def load_noisymnist(
     split: str = "train",       # "train" (35,000), "test" (35,000) or "all" (train, then test)
     n: int | None = None,       # take so many rows, classes in proportion; default: all
@@ -200,7 +211,7 @@ def load_noisymnist(
     pairing: str = "within",    # "within": no image in both halves; "authors": as published, which leaks
     tiny: bool = False,         # scikit-learn's digits in place of the files
 ) -> MultiView:                 # views "image" and "noisy", (n, 1, 28, 28) in [0, 1]; labels 0..9; groups ("within"): rows that share images
-    "Load NoisyMNIST from MNIST's files. Raises ValueError for a bad option, DataNotAvailable and DataCorrupt for the files."
+    "Load NoisyMNIST from MNIST's files. Raises TypeError or ValueError for a bad option, DataNotAvailable and DataCorrupt for the files."
     return _noisy("noisymnist", _DIGITS, split, n, seed, sd, pairing, tiny)
 
 def load_noisyfashion(
@@ -210,19 +221,20 @@ def load_noisyfashion(
     sd: float = .2,             # standard deviation of the noise on the scale [-1, 1] (Trosten et al. 2023)
     pairing: str = "within",    # "within": no image in both halves; "authors": as published, which leaks
 ) -> MultiView:                 # views "image" and "noisy", (n, 1, 28, 28) in [0, 1]; labels 0..9; groups ("within"): rows that share images
-    "Load NoisyFashion from Fashion-MNIST's files. Raises ValueError for a bad option, DataNotAvailable and DataCorrupt for the files."
+    "Load NoisyFashion from Fashion-MNIST's files. Raises TypeError or ValueError for a bad option, DataNotAvailable and DataCorrupt for the files."
     return _noisy("noisyfashion", _CLOTHES, split, n, seed, sd, pairing, False)
 
 def _noisy(name: str, classes: Sequence[str], split: str, n: int | None, seed: int, sd: float, pairing: str, tiny: bool) -> MultiView:
     "Both sets; the cache holds the training half, then the test half."
     check_choice("split", split, _PARTS)
     check_choice("pairing", pairing, ("within", "authors"))
+    _check_common(n, seed, tiny=tiny)
     def build():
         x, y = _read_images(name, "all", tiny)
         first, second, ring = noisy_pairs(y, seed=seed, pairing=pairing)
         arrays = dict(image=x[first], noisy=noisy_view(x[second], sd=sd, seed=seed), y=y[first], groups=ring)
         return {k: v.numpy() for k, v in arrays.items() if v is not None}
-    key = dict(version=1, seed=check_count("seed", seed, low=0), sd=check_number("sd", sd, low=0), pairing=pairing, source=_source(name, tiny))
+    key = dict(version=1, seed=int(seed), sd=check_number("sd", sd, low=0), pairing=pairing, source=_source(name, tiny))
     arrays = {k: torch.from_numpy(v) for k, v in cached_arrays(name, key, build).items()}
     total = len(arrays["y"])
     part = {"train": slice(total // 2), "test": slice(total // 2, total), "all": slice(total)}[split]
@@ -254,7 +266,7 @@ def cut_patches(
         for v, (r, c) in enumerate(cells): out[v, a:a + 1024] = big[:, :, 28 * r:28 * r + 28, 28 * c:28 * c + 28]
     return out
 
-# %% ../../nbs/01_images.ipynb #7e933579
+# %% ../../nbs/01_images.ipynb #e9514628
 def load_patchedmnist(
     split: str = "train",      # "train" (10,885: a random half, classes in proportion), "test" (the rest) or "all" (21,770, as in the files)
     views: str = "paper",      # "paper": 3 views, as AR-DMVC; "all": 12, as Trosten et al. 2023
@@ -262,9 +274,10 @@ def load_patchedmnist(
     seed: int = 0,             # decides the halves and the rows of `n`
     tiny: bool = False,        # scikit-learn's digits in place of the files
 ) -> MultiView:                # views "patch RC" for grid row R and column C, (n, 1, 28, 28) in [0, 1]; labels 0..2
-    "Load PatchedMNIST from MNIST's files. Raises ValueError for a bad option, DataNotAvailable and DataCorrupt for the files."
+    "Load PatchedMNIST from MNIST's files. Raises TypeError or ValueError for a bad option, DataNotAvailable and DataCorrupt for the files."
     cells = _VIEWS[check_choice("views", views, _VIEWS)]
     check_choice("split", split, _PARTS)
+    _check_common(n, seed, tiny=tiny)
     def build():
         x, y = _read_images("patchedmnist", "all", tiny)
         return dict(patches=cut_patches(x[y <= 2], cells).numpy(), y=y[y <= 2].numpy())
