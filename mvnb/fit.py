@@ -110,7 +110,7 @@ def _leaves(tree) -> list[Tensor]:
     "The tensors of nested dicts."
     return [t for v in tree.values() for t in _leaves(v)] if isinstance(tree, dict) else [tree]
 
-# %% ../nbs/25_fit.ipynb #34655eab
+# %% ../nbs/25_fit.ipynb #0313a3a1
 class Stack:
     "K models of one architecture as stacked tensors, with their optimizers; `step` trains all of them once."
     def __init__(self, modules: Sequence[Model], *, lr: float, weight_decay: float = 0.0, betas: tuple[float, float] = (.9, .999),
@@ -179,7 +179,7 @@ class Stack:
 
     def _clipped(self, grads: Sequence[Tensor]) -> list[Tensor]:
         "Scale each run's gradient to a norm of at most `clip`."
-        norm = torch.stack([g.flatten(1).pow(2).sum(1) for g in grads]).sum(0).sqrt()
+        norm = torch.stack([g.reshape(len(g), -1).pow(2).sum(1) for g in grads]).sum(0).sqrt()
         scale = (self.clip / norm.clamp_min(1e-12)).clamp_max(1)
         return [g * scale.view(-1, *[1] * (g.ndim - 1)) for g in grads]
 
@@ -195,7 +195,9 @@ class Stack:
     @torch.no_grad()
     def _after_step(self, factor: float) -> None:
         lr = {k: v * factor for k, v in self.base_lr.items()}
-        for k, new in vmap(lambda p, b: self.base.after_step(p, b, lr))(self.params, self.buffers).items(): self.params[k].copy_(new)
+        if len(self) == 1: changed = self.base.after_step(*(_over(lambda x: x.squeeze(0), t) for t in (self.params, self.buffers)), lr)
+        else: changed = vmap(lambda p, b: self.base.after_step(p, b, lr))(self.params, self.buffers)
+        for k, new in changed.items(): self.params[k].copy_(new)  # one run's result fits without its first axis
 
     def copy(self) -> dict[str, dict[str, Tensor]]:
         "Copies of parameters and buffers."
@@ -203,7 +205,7 @@ class Stack:
 
     def finite(self) -> Tensor:
         "Which runs have only finite parameters, bool (K,)."
-        return torch.stack([torch.isfinite(p.detach().flatten(1)).all(1) for p in self.params.values()]).all(0)
+        return torch.stack([torch.isfinite(p.detach().reshape(len(p), -1)).all(1) for p in self.params.values()]).all(0)
 
     def keep(self, rows: Tensor) -> None:
         "Forget all runs but these; the others go on as they were."
