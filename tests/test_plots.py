@@ -12,8 +12,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from mvnb import plots
-from mvnb.plots import (FLOOR, MARKERS, MISSING, PALETTE, confusion_plot, embedding_plot, history_plot, image_grid, imputation_grid, robustness_plot,
-                        save_figure, style)
+from mvnb.plots import (FLOOR, MARKERS, MISSING, PALETTE, confusion_plot, embedding_plot, history_plot, image_grid, imputation_grid, link_plot,
+                        robustness_plot, save_figure, style)
 from mvnb.views import MultiView
 
 g = np.random.default_rng(0)
@@ -21,6 +21,7 @@ SCORES = pd.DataFrame([dict(model=m, seed=s, repeat=r, vmr=v, metric="acc", task
                        for m in ("a", "b", "raw") for s in range(3) for r in range(2) for v in (.5, 0., .9)])
 HISTORY = pd.DataFrame([dict(run=r, seed=r, epoch=e, term=t, value=float(g.normal())) for r in range(3) for e in range(5) for t in ("elbo", "kl", "club", "nll")])
 IMAGES = g.uniform(0, 1, (5, 1, 4, 4))
+LINKS = np.array([[2., .04, 0., 1.], [4., .01, 0., .5], [.1, 1., 0., .051], [0., .8, 0., .049]])
 
 
 def lines(fig, i=0): return {l.get_label(): l for l in fig.axes[i].lines}
@@ -36,6 +37,11 @@ def pixels(fig):
 def count(fig, colour): return int((np.abs(pixels(fig).astype(int) - np.round(np.array(to_rgb(colour)) * 255)).max(-1) <= 2).sum())
 
 
+def drawn(fig):
+    fig.subplots().plot([1, 2], color=PALETTE[0])
+    return fig
+
+
 CALLS = {
     "robustness": lambda: robustness_plot(SCORES, floor="raw", paper={.5: .5}),
     "confusion": lambda: confusion_plot(np.eye(3, dtype=int)),
@@ -43,6 +49,8 @@ CALLS = {
     "imputation": lambda: imputation_grid(IMAGES, IMAGES, IMAGES, rows=2),
     "embedding": lambda: embedding_plot(g.normal(size=(20, 3)), np.arange(20) % 3),
     "history": lambda: history_plot(HISTORY),
+    "blank": lambda: drawn(plots.blank_figure(3, 2)),
+    "links": lambda: link_plot({"V": None, "W": LINKS, "joint": torch.tensor(LINKS)}),
 }
 
 
@@ -299,3 +307,37 @@ def test_spread_plot_draws_means_spreads_floor_and_printed_values():
     assert ax.collections[-1].get_offsets().tolist() == [[40, 1]]
     for wrong, message in ((dict(paper={"c": .1}), "choose one of: b, a"), (dict(y="acc"), "column='acc'"), (dict(floor=30), "shares")):
         with pytest.raises(ValueError, match=message): plots.spread_plot(df, **wrong)
+
+
+def test_link_plot_is_relative_to_each_column_sorted_and_marked():
+    fig = link_plot({"V": None, "W": LINKS, "joint": LINKS * [1, 2, 3, 4]}, "abcd", "links")
+    first, second = fig.axes[:2]
+    order = [3, 0, 1, 2]        # column 3 serves a, b, c; 0: a, b; 1: c, d; nothing uses 2
+    want = (LINKS / [4, 1, 1, 1])[:, order]
+    assert [ax.get_title() for ax in fig.axes[:2]] == ["W", "joint"] and fig.get_suptitle() == "links"
+    for ax in (first, second):
+        assert np.allclose(ax.images[0].get_array(), want) and ax.images[0].get_clim() == (0, 1)
+        assert [t.get_text() for t in ax.get_xticklabels()] == ["3", "0", "1", "2"] and ax.get_xlabel() == "latent dimension"
+        off = {tuple(map(int, t.get_position()[::-1])) for t in ax.texts}
+        assert off == {tuple(i) for i in np.argwhere((want < .05) | (np.arange(4) == 3))} and {t.get_text() for t in ax.texts} == {"off"}
+    assert [t.get_text() for t in first.get_yticklabels()] == list("abcd") and first.get_ylabel() == "group" and not second.get_ylabel()
+
+
+def test_link_plot_order_threshold_and_layout():
+    order = lambda ax: [int(t.get_text()) for t in ax.get_xticklabels()]
+    assert order(link_plot(LINKS, sort=False).axes[0]) == [0, 1, 2, 3]
+    named = link_plot({"a": LINKS, "b": LINKS[:, ::-1]}, sort="a").axes
+    assert order(named[0]) == order(named[1]) == [3, 0, 1, 2] != order(link_plot({"b": LINKS[:, ::-1]}).axes[0])
+    assert not link_plot(LINKS, threshold=None).axes[0].texts and len(link_plot(LINKS, threshold=1).axes[0].texts) == 13
+    assert len(link_plot({str(i): LINKS for i in range(5)}, columns=2).axes) == 6       # and the colour bar
+    many = link_plot(np.tile(LINKS, 32)).axes[0]
+    assert not many.texts and len(many.collections[0].get_offsets()) == 32 * 9 and many.figure.get_size_inches()[0] < 10
+
+
+@pytest.mark.parametrize("args,words", [
+    (dict(norms=LINKS[0]), r"shape \(G, K\)"), (dict(norms=-LINKS), "numbers >= 0"), (dict(norms=LINKS * np.nan), "finite"), (dict(norms={"V": None}), "at least one"),
+    (dict(norms=LINKS, groups=["a"]), "each of 1 groups"), (dict(norms={"a": LINKS, "b": LINKS[:3]}), "each of 4 groups"), (dict(norms=LINKS, threshold=2), "threshold"),
+    (dict(norms={"a": LINKS}, sort="b"), "choose one of: a"), (dict(norms={"a": LINKS, "b": LINKS[:, :2]}, sort="a"), "one shape"), (dict(norms=LINKS, columns=0), "columns"),
+])
+def test_link_plot_bad_input(args, words):
+    with pytest.raises(ValueError, match=words): link_plot(**args)
