@@ -28,7 +28,7 @@ def creator(name, data):
     return lambda seed, **s: models.create(name, data, seed=seed, **small.get(name, {}), **s)
 
 
-small = {"dualvae": {"hidden": (16,)}}
+small = {"dualvae": {"hidden": (16,)}, "factvae": {"latent": 5}, "oi-vae": {"latent": 5}, "jmvae+": {"latent": 5}, "vae": {"latent": 5}}
 cases = [*models.names(), *toys]
 
 

@@ -135,9 +135,13 @@ def player_parameters(
     if empty: raise ValueError(f"{type(model).__name__}: players without parameters: {', '.join(empty)}")
     return {p: [name for name in names if owners[name] == [p]] for p in model.players}
 
-# %% ../../nbs/24_contract.ipynb #27aa50ea
+# %% ../../nbs/24_contract.ipynb #6b1d9d85
 registry: dict[str, str] = {
     "dualvae": "mvnb.models.dualvae:DualVAE",
+    "factvae": "mvnb.models.factvae:FactVAE",
+    "oi-vae": "mvnb.models.factvae:OIVAE",
+    "jmvae+": "mvnb.models.factvae:JMVAEPlus",
+    "vae": "mvnb.models.factvae:VAE",
 }
 
 def names() -> list[str]:
