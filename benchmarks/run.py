@@ -6,8 +6,12 @@ Both sides of every ratio are measured in this one process, in alternating round
 of one run, not times of two). "One after another" is the plain loop people write: torch.nn.Linear layers, one module,
 one fused AdamW, loss.backward(), without vmap. `one_batch` steps all K runs at once, `fit` as many at once as mvnb.fit chooses
 (runs_per_step). Medians over the rounds are printed, and the spread of the fit's ratio over them.
+
+The factVAE rows have a table of their own, with 1 and 2 threads whatever --threads says: K runs in one batch against K times
+the plain loop (a module per group and a loop over groups, `plain_*`), and against K times mvnb.fit with one run (`alone_*`).
 """
 import argparse
+import os
 import statistics
 import time
 from pathlib import Path
@@ -17,8 +21,11 @@ from torch import nn
 
 from mvnb import models
 from mvnb.base import generator, write_json
+from mvnb.data.bars import load_bars
+from mvnb.data.mocap import load_mocap
 from mvnb.fit import Stack, _Data, batch_of_runs, fit
 from mvnb.models import Model, ViewSpec, leading, seeded
+from mvnb.models.factvae import FLOOR, shrink, training as schedules
 from mvnb.nets import MLP, ConvDecoder, ConvEncoder
 from mvnb.repro import provenance
 from mvnb.views import Batch, MultiView
@@ -120,6 +127,110 @@ def runs_case(name, device, compile, seconds, rounds):
                 runs_per_step=size, fit_ratio=statistics.median(ratios), lowest=ratios[0], highest=ratios[-1], prototype=prototype)
 
 
+class PlainGroups(nn.Module):
+    "factVAE and JMVAE+ as people write them: modules for each group, a loop over the groups; started from the weights of `model`."
+    def __init__(self, model):
+        super().__init__()
+        def linear(layer, g, n_in=None):
+            own = nn.Linear(layer.weight[g, :, :n_in].shape[1], layer.weight.shape[1])
+            own.load_state_dict({"weight": layer.weight[g, :, :n_in], "bias": layer.bias[g, :, 0]})
+            return own
+        def head(g, part, columns):
+            own = nn.Linear(model.width, columns.stop - columns.start)
+            own.load_state_dict({"weight": model.decoder.weight(g)[part], "bias": model.decoder.bias[part, columns, 0]})
+            return own
+        self.relu, self.prior_weight, self.lam, self.keep, self.jmvae = model.decoder.relu, float(model.prior_weight), float(getattr(model, "lam", 0)), float(getattr(model, "keep", 1)), hasattr(model, "inner")
+        ends = [sum(model.dims[:g]) for g in range(len(model.dims) + 1)]
+        self.encoders = nn.ModuleList(nn.Sequential(*(m for i, layer in enumerate(model.encoder.layers) for m in (linear(layer, g, None if i else d), nn.ReLU()))) for g, d in enumerate(model.dims))
+        self.means, self.spreads = (nn.ModuleList(head(g, part, slice(ends[g], ends[g + 1])) for g in range(len(model.dims))) for part in (0, 1))
+        self.spread = nn.Parameter(model.spread.detach().clone()) if model.net == "linear" else 0.0
+        if self.jmvae: self.heads, self.inners = (nn.ModuleList(linear(layer, g) for g in range(len(model.dims))) for layer in (model.head, model.inner))
+        else:
+            self.M, self.V, self.W = (nn.ParameterList(p.detach().clone() for p in stacked) for stacked in (model.M, model.V, model.W))
+            self.baseline = nn.Parameter(model.baseline.detach().clone())
+
+    def log_likelihood(self, xs, z):
+        "(B, G): log p(x_g|z)."
+        out = []
+        for g, x in enumerate(xs):
+            u = self.inners[g](z) if self.jmvae else z @ self.W[g]
+            u = torch.relu(u) if self.relu else u
+            out.append(torch.distributions.Normal(self.means[g](u), torch.exp(.5 * self.spreads[g](u) + self.spread) + FLOOR, validate_args=False).log_prob(x).sum(1))
+        return torch.stack(out, 1)
+
+    def forward(self, batch, noise):
+        present, hs = batch.present, [f(x) for f, x in zip(self.encoders, batch.xs)]
+        if self.jmvae:
+            loss = 0.
+            for g, h in enumerate(hs):
+                mu, logvar = self.heads[g](h).chunk(2, 1)
+                z = mu + (.5 * logvar).exp() * noise["eps"][:, g]
+                one = (self.log_likelihood(batch.xs, z) * present).sum(1) - .5 * (mu.pow(2) + logvar.exp() - 1 - logvar).sum(1)
+                loss = loss - (one * present[:, g] / present.sum(1)).mean()
+        else:
+            total, weighted, seen = 1., 0., present & (noise["keep"] < self.keep)
+            for g, h in enumerate(hs):
+                precision = ((h + self.baseline) @ self.V[g]).abs() * seen[:, g, None]
+                total, weighted = total + precision, weighted + precision * (h @ self.M[g])
+            mu = weighted / total
+            z = mu + total.rsqrt() * noise["eps"]
+            kl = .5 * (mu.pow(2) + 1 / total - 1 + total.log()).sum(1)
+            loss = (kl - (self.log_likelihood(batch.xs, z) * present).sum(1)).mean()
+        if self.prior_weight: loss = loss + self.prior_weight * .5 * sum(p.square().sum() for m in (self.means, self.spreads) for p in m.parameters())
+        return loss
+
+    def optimizers(self):
+        links = [] if self.jmvae else [*self.V, *self.W]
+        rest = [p for p in self.parameters() if not any(p is q for q in links)]
+        return [torch.optim.AdamW(rest, lr=1e-3, weight_decay=0., fused=True)] + ([torch.optim.SGD(links, lr=1e-4, fused=True)] if links else [])
+
+    @torch.no_grad()
+    def shrink(self, lr=1e-4):
+        for W, V in ([] if self.jmvae else zip(self.W, self.V)):
+            new = shrink(W[None], V[None], lr * self.lam)
+            W.copy_(new["W"][0])
+            V.copy_(new["V"][0])
+
+
+# name: model, data set and preset
+group_cases = {"factVAE, bars": ("factvae", "bars"), "factVAE, mocap": ("factvae", "mocap"), "JMVAE+, bars": ("jmvae+", "bars"), "JMVAE+, mocap": ("jmvae+", "mocap")}
+
+
+def groups_case(name, device, compile, seconds, rounds, Ks=(1, 5, 16, 32), threads=(1, 2)):
+    "One model of groups: milliseconds per step of all K runs, in one batch, one after another, and by the plain loop."
+    which, preset = group_cases[name]
+    data = load_bars(n=1000) if preset == "bars" else load_mocap(tiny=True)
+    B = schedules[preset]["batch_size"]
+    made = [models.create(which, data, preset=preset, seed=k) for k in range(max(Ks))]
+    drawn = [m.draw(B, generator(k, "bench")) for k, m in enumerate(made)]
+    noise = {k: torch.stack([d[k] for d in drawn]).to(device) for k in drawn[0]}
+    batch = data[:B].to(device).batch()
+    def rows(K): return Batch(tuple(x.expand(K, *x.shape).contiguous() for x in batch.xs), batch.present.expand(K, -1, -1), torch.full((K, B), -1, device=device)), {k: v[:K] for k, v in noise.items()}
+    plain = PlainGroups(made[0]).to(device)
+    optimizers, own = plain.optimizers(), {k: v[0] for k, v in noise.items()}
+    with torch.no_grad(): torch.testing.assert_close(plain(batch, own), made[0].to(device)(batch, own)["model"], rtol=1e-4, atol=1e-4)  # both sides compute one thing
+    def plain_step():
+        loss = plain(batch, own)
+        for o in optimizers: o.zero_grad()
+        loss.backward()
+        for o in optimizers: o.step()
+        plain.shrink()
+    stacks = {K: (Stack(made[:K], lr=1e-3, device=device, compile=compile), *rows(K)) for K in Ks}
+    steps = {"plain": plain_step} | {K: (lambda s, b, n: lambda: s.step(b, n))(*v) for K, v in stacks.items()}
+    out, before = [], torch.get_num_threads()
+    for t in threads:
+        torch.set_num_threads(t)
+        times = [{k: timed(f, device, seconds) for k, f in steps.items()} for _ in range(rounds)]
+        for K in Ks:
+            row = dict(case=name, K=K, batch=B, threads=t, one_batch_ms=1e3 * statistics.median(r[K] for r in times))
+            for kind, of in (("alone", Ks[0]), ("plain", "plain")):
+                ratios = sorted(K * r[of] / r[K] for r in times)
+                row |= {f"{kind}_ms": K * 1e3 * statistics.median(r[of] for r in times), f"{kind}_ratio": statistics.median(ratios), f"{kind}_lowest": ratios[0], f"{kind}_highest": ratios[-1]}
+            out.append(row)
+    torch.set_num_threads(before)
+    return out
+
+
 def data_path(device, seconds, rounds, n=20000, B=256, steps=40):
     "Samples per second of getting batches of a two-view image set: rows of resident tensors against torch's DataLoader."
     g = generator(0, "bench")
@@ -205,22 +316,24 @@ def main():
     p.add_argument("--compile", default=None, help="torch.compile mode of the vectorised step: default, reduce-overhead (CUDA graphs)")
     p.add_argument("--seconds", type=float, default=1.0, help="per measurement")
     p.add_argument("--rounds", type=int, default=5)
-    p.add_argument("--only", nargs="*", default=list(cases), help="cases to run")
+    p.add_argument("--only", nargs="*", default=[*cases, *group_cases], help="cases to run")
     p.add_argument("--out", default=None, help="write the numbers to this JSON file")
     a = p.parse_args()
     torch.set_num_threads(a.threads)
     device = torch.device("cuda" if a.device == "auto" and torch.cuda.is_available() else "cpu" if a.device == "auto" else a.device)
-    where = provenance()
-    print(f"device {device}, {a.threads} threads, {where['device']}, torch {torch.__version__}, compile {a.compile}\n")
+    where = provenance() | {"load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None}  # other processes: 2 threads on 2 busy cores measure their waiting
+    print(f"device {device}, {a.threads} threads, {where['device']}, torch {torch.__version__}, compile {a.compile}, load before {where['load']}\n")
     rows = [runs_case(name, device, a.compile, a.seconds, a.rounds) for name in cases if name in a.only]
-    print("K runs as one batch against one after another (ms per step of all K runs)\n" + table(rows) + "\n")
+    if rows: print("K runs as one batch against one after another (ms per step of all K runs)\n" + table(rows) + "\n")
+    groups = [row for name in group_cases if name in a.only for row in groups_case(name, device, a.compile, a.seconds / 4, a.rounds)]
+    if groups: print("factVAE and JMVAE+, K runs as one batch (ms per step of all K runs) against mvnb.fit one run after another (alone) and a plain loop\n" + table(groups) + "\n")
     paths = data_path(device, a.seconds, a.rounds)
     print("getting batches of two 28x28 views, 256 rows\n" + table(paths) + "\n")
     epochs = training(device)
     print("training a 64-64-10 VAE on 20,000 rows (samples of all runs per second)\n" + table(epochs) + "\n")
     split = parts(device, a.seconds)
     print("a DualVAE step, K = 5, 128 rows, two 8x8 views\n" + table(split))
-    if a.out: print("\nwrote", write_json(Path(a.out), dict(runs=rows, data=paths, training=epochs, parts=split, threads=a.threads, compile=a.compile, **where)))
+    if a.out: print("\nwrote", write_json(Path(a.out), dict(runs=rows, groups=groups, data=paths, training=epochs, parts=split, threads=a.threads, compile=a.compile, **where)))
 
 
 if __name__ == "__main__": main()

@@ -158,6 +158,38 @@ def test_a_nan_stops_its_run_alone_and_is_named(data, tmp_path):
     assert again.models[1] is None and torch.equal(weights(again.models[0]), weights(result.models[0])), "the finished training is read back"
 
 
+class Scalars(models.Model):
+    "All it trains are a 0-d parameter and a vector; a start above 100 overflows."
+    per_run = ("start",)
+    def __init__(self, views, start=0.0):
+        super().__init__(views)
+        self.setting("start", start)
+        self.scale, self.shift = torch.nn.Parameter(torch.tensor(.5)), torch.nn.Parameter(torch.zeros(6))
+    def losses(self, batch, noise): return {"model": ((self.scale * batch.xs[0] + self.shift - self.start) * torch.where(self.start > 100, torch.inf, 1.)).square().sum(1).mean()}
+
+
+@pytest.mark.parametrize("clip", [None, .1])
+def test_a_parameter_without_dimensions_trains_clips_and_fails_like_any_other(data, clip, tmp_path):
+    create = make(Scalars, data)
+    arguments = dict(epochs=3, batch_size=16, lr=1e-2, weight_decay=.1, clip=clip, **quiet)
+    together = fit(create, data, seeds=[0, 1, 2], per_run={"start": [0., 1., 2.]}, out=tmp_path / "all", **arguments)
+    for k in range(3):
+        alone = fit(create, data, seeds=[k], per_run={"start": [float(k)]}, **arguments).models[0]
+        assert alone.scale.ndim == together.models[k].scale.ndim == 0 and alone.scale != .5
+        torch.testing.assert_close(weights(together.models[k]), weights(alone), rtol=1e-4, atol=1e-6)
+    batch = data.batch()
+    stack = Stack([create(seed=0, start=3.)], lr=1e-2, clip=clip)
+    reference = create(seed=0, start=3.)
+    stack.step(type(batch)(tuple(x[None] for x in batch.xs), batch.present[None], batch.y[None]), {})
+    reference_step(reference, [torch.optim.AdamW(reference.parameters(), lr=1e-2, weight_decay=0., fused=False)], batch, {}, clip)
+    torch.testing.assert_close(stack.params["scale"][0].detach(), reference.scale.detach())
+    with pytest.warns(RuntimeWarning, match="run 1"): broken = fit(create, data, seeds=[0, 1, 2], per_run={"start": [0., 101., 2.]}, **arguments)
+    assert broken.models[1] is None and float(broken.last_good[1].scale.detach()) == .5, "the 0-d weight was good before"
+    for k in (0, 2): torch.testing.assert_close(weights(broken.models[k]), weights(together.models[k]), rtol=1e-4, atol=1e-6)
+    again = fit(create, data, seeds=[0, 1, 2], per_run={"start": [0., 1., 2.]}, out=tmp_path / "all", **arguments)
+    assert all(torch.equal(weights(a), weights(b)) for a, b in zip(again.models, together.models)), "read back from its file"
+
+
 def test_if_no_run_is_left_the_error_is_raised(data):
     with pytest.warns(RuntimeWarning), pytest.raises(NonFiniteLoss, match="run 0"):
         fit(make(Fragile, data), data, epochs=4, batch_size=16, per_run={"lam": [101.]}, **quiet)
