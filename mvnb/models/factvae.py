@@ -25,7 +25,7 @@ from ..views import Batch, MultiView, fill_absent
 # %% auto #0
 __all__ = ['FLOOR', 'presets', 'training', 'flat', 'padded', 'GroupLinear', 'FlatEncoder', 'FlatDecoder', 'MaskedBatchNorm',
            'ImageEncoder', 'ImageDecoder', 'PerGroup', 'GroupVAE', 'rows_at_once', 'draw_posterior', 'link_norm',
-           'project', 'shrink', 'FactVAE', 'Links', 'links', 'links_off', 'block_diagonal', 'OIVAE', 'VAE', 'JMVAEPlus',
+           'shrink', 'FactVAE', 'Links', 'links', 'links_off', 'block_diagonal', 'OIVAE', 'VAE', 'JMVAEPlus',
            'recon_ll', 'elbo', 'is_ll', 'conditional_ll', 'conditional_table', 'posterior_entropy', 'GaussianBaseline',
            'fit_gaussian', 'gaussian_ll']
 
@@ -384,7 +384,7 @@ def draw_posterior(
     mu, logvar = (t.expand(samples, *t.shape).gather(2, pick).squeeze(2) for t in (mu, logvar))
     return sample(mu, logvar, eps)
 
-# %% ../../nbs/models/32_factvae.ipynb #ebc3bccb
+# %% ../../nbs/models/32_factvae.ipynb #91eee666
 def link_norm(
     W: Tensor,                  # (G, K, p): latents to groups
     V: Tensor | None = None,    # (G, H, K): groups to latents
@@ -393,7 +393,7 @@ def link_norm(
     square = W.square().sum(2)
     return (square if V is None else square + V.square().sum(1)).sqrt()
 
-def project(
+def _project(
     z: Tensor,   # (K, N)
     W: Tensor,   # (G, K, p)
 ) -> Tensor:     # u (G, p, N)
@@ -409,7 +409,7 @@ def shrink(
     scale = (1 - t / link_norm(W, V).clamp_min(1e-30)).clamp_min(0)
     return {"W": W * scale[:, :, None]} | ({} if V is None else {"V": V * scale[:, None]})
 
-# %% ../../nbs/models/32_factvae.ipynb #12fa50b7
+# %% ../../nbs/models/32_factvae.ipynb #72a22598
 class FactVAE(GroupVAE):
     """Factorised VAE (Ainsworth et al. 2018). Raises ValueError for a group of width 0, views that do not fit the bodies,
     a negative `lam` or `prior_weight`, `keep` outside [0, 1], or unknown names."""
@@ -473,7 +473,7 @@ class FactVAE(GroupVAE):
 
     def project(self, z: Tensor) -> Tensor:
         "z W_g for every group, (G, p, N)."
-        return project(z, self.W)
+        return _project(z, self.W)
 
     def posterior(self, batch: Batch, observed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         "The product as a mixture of one."
@@ -511,7 +511,7 @@ def block_diagonal(
     supports = {frozenset(column.nonzero().flatten().tolist()) for column in (~off).T} - {frozenset()}
     return supports == {frozenset(block) for block in blocks}
 
-# %% ../../nbs/models/32_factvae.ipynb #89969fa1
+# %% ../../nbs/models/32_factvae.ipynb #bd349cb4
 def _joint(model: GroupVAE) -> None:
     "Give a model one head on one joint body."
     model.head = Linear(model.width, 2 * model.latent)
@@ -566,7 +566,7 @@ class OIVAE(GroupVAE):
 
     def project(self, z: Tensor) -> Tensor:
         "z W_g for every group, (G, p, N)."
-        return project(z, self.W)
+        return _project(z, self.W)
 
     posterior = FactVAE.posterior
 
