@@ -55,3 +55,24 @@ def test_the_held_out_numbers_of_the_text_are_measured():
         for m in result["metrics"]:
             if m["name"] == "kmeans_acc" and m["keys"]["model"] in ("mvnb", "raw pixels") and (m["keys"]["vmr"], m["keys"]["snr"]) in ((.5, 0), (.5, .1)):
                 assert f"{100 * m['mean']:.1f} ± {100 * m['std']:.1f}" in TEXT, m["keys"]
+
+
+def test_the_numbers_of_table_1_are_measured():
+    result = json.loads((ROOT / "results/factvae_table1/metrics.json").read_text(encoding="utf-8"))
+    assert result["commit"] and not result["commit"]["dirty"]
+    rows = {line.split("|")[1].strip(): line.split("|")[2:6] for line in TEXT.splitlines() if line.startswith("| ")}
+    names = {"lambda=1": "factVAE, lambda 1", "lambda=0": "factVAE, lambda 0"}
+    checked = 0
+    for m in result["metrics"]:
+        k = m["keys"]
+        if m["name"] != "recon_ll" or k["unit"] != "train": continue
+        assert f"{m['mean']:.0f} ± {m['std']:.0f}" in rows[names.get(k["method"], k["method"])][[1, 2, 5, 10].index(k["n"])], k
+        checked += 1
+    assert checked == 20
+
+
+def test_the_numbers_of_bars_are_measured():
+    result = json.loads((ROOT / "results/factvae_bars/metrics.json").read_text(encoding="utf-8"))
+    assert result["commit"] and not result["commit"]["dirty"]
+    blocks = {m["keys"]["lam"]: m for m in result["metrics"] if m["name"] == "links_block_diagonal" and m["keys"]["part"] == "joint"}
+    for lam, m in blocks.items(): assert f"{round(sum(m['values']))} of {len(m['values'])} seeds at lambda = {lam:g}" in TEXT
