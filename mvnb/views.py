@@ -216,7 +216,7 @@ class MultiView:
         "Back to `Xs`: numpy arrays with NaN rows where a view is absent."
         return [fill_absent(x, self.present[:, v], float("nan")).cpu().numpy() for v, x in enumerate(self.xs)]
 
-# %% ../nbs/00_views.ipynb #a9acd077
+# %% ../nbs/00_views.ipynb #dad6e7c8
 def _as_present(present, n: int, names: Sequence[str], device) -> Tensor:
     "The mask as bool (n, V), every row with at least one view."
     V = len(names)
@@ -236,13 +236,13 @@ def _class_names(classes, y) -> tuple[str, ...]:
     return tuple(str(c) for c in classes)
 
 def view_index(
-    mv: MultiView,      # any data
+    mv: MultiView,      # any data, or a ViewSpec: only its `names` are read
     view: str | int,    # a view's name or number
 ) -> int:               # its number, 0..V-1
     "Find a view by name or number. Raises ValueError for an unknown one, and lists the known ones."
     if isinstance(view, str) and view in mv.names: return mv.names.index(view)
-    if isinstance(view, (int, np.integer)) and not isinstance(view, bool) and 0 <= view < mv.n_views: return int(view)
-    raise ValueError(f"view {view!r} is unknown; choose one of: {', '.join(mv.names)} (or 0 to {mv.n_views - 1})")
+    if isinstance(view, (int, np.integer)) and not isinstance(view, bool) and 0 <= view < len(mv.names): return int(view)
+    raise ValueError(f"view {view!r} is unknown; choose one of: {', '.join(mv.names)} (or 0 to {len(mv.names) - 1})")
 
 # %% ../nbs/00_views.ipynb #e2aaf13c
 def split_rows(
