@@ -1,5 +1,7 @@
 "DualVAE against a literal, sample-by-sample reading of its equations."
+import importlib.util
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,7 +9,9 @@ from torch.distributions import Independent, Normal, kl_divergence
 
 from mvnb import models
 from mvnb.base import generator
-from mvnb.models.dualvae import patch_count, patch_keep, presets, run_settings, view_mask
+from mvnb.fit import fit
+from mvnb.models import ViewSpec
+from mvnb.models.dualvae import DualVAE, patch_count, patch_keep, presets, run_settings, structures, view_mask
 from mvnb.views import MultiView
 
 
@@ -119,7 +123,8 @@ def test_patch_mask_is_exact_and_whole_patches(ratio, shape, patch):
 def test_ablations_are_numbers_of_the_preset():
     assert run_settings(masking=False) == presets["paper"] | {"view_mask": 0., "patch_mask": 0.}
     assert run_settings(disentangle=False) == presets["paper"] | {"weight_d": 0.}
-    with pytest.raises(ValueError, match="choose one of: paper, mvnb"): run_settings("ours")
+    assert run_settings("authors", masking=False, disentangle=False) == presets["authors"] | {"view_mask": 0., "patch_mask": 0., "weight_d": 0.}
+    with pytest.raises(ValueError, match="choose one of: paper, mvnb, authors"): run_settings("ours")
     with pytest.raises(ValueError, match="view_mask, patch_mask"): run_settings(beta=1)
 
 
@@ -163,7 +168,6 @@ def test_views_of_different_shapes_get_encoders_of_their_own(data):
 
 @pytest.mark.parametrize("net", ["mlp", "conv"])
 def test_both_kinds_of_bodies_train(net):
-    from mvnb.fit import fit
     mv = MultiView([torch.rand(32, 1, 8, 8, generator=generator(v, "c")) for v in range(2)])
     h = fit("dualvae", mv, epochs=15, batch_size=16, lr=5e-3, settings={"net": net, "hidden": (8,)}, progress=False, device="cpu").history.query("term == 'model'")["value"].tolist()
     assert h[-1] < .8 * h[0]
@@ -173,7 +177,10 @@ def test_both_kinds_of_bodies_train(net):
     (dict(view_mask=1.1), "view_mask must lie in"), (dict(patch_mask=-.1), "patch_mask"), (dict(patch=3), "patch=3 does not divide"), (dict(c_dim=0), "c_dim"),
     (dict(beta_c=-1), "beta_c"), (dict(beta_s=float("nan")), "beta_s"), (dict(prior_s=2), "prior_s"), (dict(net="rnn"), "choose one of: mlp, conv"),
     (dict(moe="soft"), "choose one of: experts, linear"), (dict(fuse="mean"), "choose one of: moments, parameters"), (dict(hidden=(0,)), ">= 1"), (dict(hidden=8), "hidden must be a list"), (dict(hidden=(), net="conv"), "hidden must be a list"),
-    (dict(masking="no"), "masking='no'"),
+    (dict(masking="no"), "masking='no'"), (dict(patch_mask=1), "patch_mask=1 masks all 4 patches of view 'view 0'"), (dict(patch_mask=1 - 1e-5), "masks all 4 patches"),
+    (dict(mask_targets=2), "mask_targets"), (dict(nll_d=-1), "nll_d"), (dict(kl_fused=1.5), "kl_fused"), (dict(feed_zeros=3), "feed_zeros"), (dict(batch_sum=2), "batch_sum"),
+    (dict(reads="pixels"), "choose one of: posteriors, features"), (dict(second_pass=2), "second_pass"), (dict(features=0), "features must be >= 1"),
+    (dict(dropout=.2), "dropout=0.2 goes with net='authors'"), (dict(net="authors"), "side of 8, 16, 32"), (dict(reads="features", fuse="mean"), "choose one of: moments"),
 ])
 def test_bad_settings_are_named(data, wrong, message):
     with pytest.raises(ValueError, match=message): models.create("dualvae", data, **wrong)
@@ -186,3 +193,210 @@ def test_settings_of_the_wrong_type_are_named(data):
 
 def test_one_view_is_too_few(data):
     with pytest.raises(ValueError, match="at least 2 views, got 1"): models.create("dualvae", data.select([0]))
+
+
+def step(model, batch, seed=1):
+    "The losses, and the gradients of each player's parameters, at fixed noise of the model's own precision."
+    dtype = next(model.parameters()).dtype
+    noise = {k: v.to(dtype) if v.is_floating_point() else v for k, v in model.draw(len(batch.present), generator(seed, "noise")).items()}
+    out, parameters, grads = model(batch, noise), dict(model.named_parameters()), {}
+    for player, names in models.player_parameters(model).items():
+        names = [n for n in names if parameters[n].requires_grad]
+        grads |= zip(names, torch.autograd.grad(out[player], [parameters[n] for n in names], retain_graph=True, allow_unused=True, materialize_grads=True))
+    return out, grads, noise
+
+
+def assert_same_step(a, b):
+    for k in a[0]: torch.testing.assert_close(a[0][k], b[0][k], rtol=1e-9, atol=1e-9, msg=lambda m: f"{k}: {m}")
+    assert a[1].keys() == b[1].keys()
+    for k in a[1]: torch.testing.assert_close(a[1][k], b[1][k], rtol=1e-7, atol=1e-9, msg=lambda m: f"{k}: {m}")
+
+
+@pytest.fixture
+def images():
+    g = generator(0, "images")
+    return MultiView([torch.rand(10, 1, 16, 16, generator=g).double() for _ in range(3)], y=torch.arange(10) % 2)
+
+
+def test_the_papers_switches_all_thrown_are_the_authors_variant(data):
+    data, changed = double(data), {k: v for k, v in presets["authors"].items() if v != presets["paper"][k]}
+    assert set(changed) == {"mask_targets", "nll_d", "kl_fused", "feed_zeros", "batch_sum", "beta_s"}
+    assert all(structures["authors"][k] != v for k, v in structures["paper"].items())
+    a, b = make(data, variant="authors"), make(data, **changed, **structures["authors"])
+    assert_same_step(step(a, data.batch()), step(b, data.batch()))
+
+
+@pytest.mark.parametrize("name", ["mask_targets", "nll_d", "kl_fused", "feed_zeros", "batch_sum", "prior_s"])
+def test_every_switch_changes_its_own_terms_and_no_other(data, name):
+    data = double(data)
+    off, on = (step(make(data, view_mask=1., **{name: value}), data.batch()) for value in (0., 1.))
+    changed = {k for k in off[0] if not torch.equal(off[0][k], on[0][k])}
+    want = {"mask_targets": {"recon", "kl_s", "club", "estimator"}, "nll_d": set(), "kl_fused": {"kl_c"}, "batch_sum": set(),
+            "feed_zeros": {"recon", "kl_c", "club", "estimator"}, "prior_s": {"recon", "kl_s", "club", "estimator"}}[name]
+    assert changed == want | {"model"}
+
+
+def test_terms_of_the_switches_in_closed_form(data):
+    data = double(data)
+    def total(**settings): return {k: v.item() for k, v in step(make(data, **settings), data.batch())[0].items()}
+    o = total()
+    assert math.isclose(total(nll_d=1)["model"], o["model"] - o["club"] + o["estimator"], rel_tol=1e-9)
+    assert math.isclose(total(batch_sum=1)["model"], o["model"] + (2 * 12 - 1) * o["recon"], rel_tol=1e-9)
+    assert total(kl_fused=1)["kl_c"] < o["kl_c"], "Jensen: the moment-matched Gaussian is nearer to the prior than the mean of the experts' divergences"
+    model = make(data, kl_fused=1, view_mask=0)
+    mu, logvar, kl, _ = model.fused(data.batch().xs, data.present)
+    prior, q = Normal(torch.zeros(3).double(), 1.), Normal(mu, (.5 * logvar).exp())
+    torch.testing.assert_close(kl, kl_divergence(q, prior).sum(1))
+
+
+def test_blanked_targets_are_those_of_zeroed_data(images):
+    "With `mask_targets` a step with the view mask is a step without it on data where the hidden views are zeros."
+    model = DualVAE(ViewSpec.of(images), hidden=(7,), mask_targets=1, feed_zeros=1, view_mask=.5).double()
+    have, _, noise = step(model, images.batch())
+    hidden = view_mask(noise["sample"], noise["view"], images.present, model.view_mask)
+    assert hidden.any()
+    model.view_mask.zero_()
+    want = step(model, images.replace(xs=[x * ~hidden[:, v].view(-1, 1, 1, 1) for v, x in enumerate(images.xs)]).batch())[0]
+    for k in want: torch.testing.assert_close(have[k], want[k])
+
+
+def test_the_second_pass_decodes_what_the_patch_mask_did_not_touch(data):
+    "With weights on KL(c) of 0 the patch mask then changes nothing, and without the second pass it does."
+    data = double(data)
+    for second_pass in (True, False):
+        grads = [step(make(data, second_pass=second_pass, beta_c=0., patch_mask=r), data.batch())[1] for r in (.25, .75)]
+        assert all(torch.allclose(grads[0][k], grads[1][k]) for k in grads[0]) == second_pass
+    a, b = (step(make(data, second_pass=s, patch_mask=0.), data.batch()) for s in (True, False))
+    assert_same_step(a, b)
+
+
+def test_experts_on_features(data):
+    data = double(data)
+    model = make(data, reads="features", features=16)
+    assert model.gate.weight.shape == (3 * 16, 3) and model.experts[0].layers[0].weight.shape == (16, 2 * (16 + 6) // 3)
+    assert make(data, reads="features", features=16, moe="linear").gate.weight.shape == (3 * 16, 6)
+    assert all(g.abs().sum() > 0 for g in step(model, data.batch())[1].values())
+
+
+def test_zeros_are_read_only_if_asked(data):
+    "A view that is absent has weight 0, or with `feed_zeros` the weight of an image of zeros."
+    dropped, fed = make(double(data)), make(double(data), feed_zeros=1)
+    alpha, beta = dropped.gate_weights(double(data)), fed.gate_weights(double(data))
+    assert (alpha[~data.present] == 0).all() and (beta > 0).all()
+    zeros = double(data).replace(xs=[x * data.present[:, v].view(-1, 1, 1, 1) for v, x in enumerate(double(data).xs)], present=torch.ones_like(data.present))
+    torch.testing.assert_close(fed.embed(double(data)), dropped.embed(zeros))
+
+
+def test_mask_ratios_are_runs_of_one_batch(data):
+    "Figs. 5 and 6: the grid of both ratios trains together, each run as if alone."
+    grid = [(v, p) for v in (0., .9) for p in (0., .75)]
+    common = dict(epochs=2, batch_size=4, settings={"hidden": (7,)}, progress=False, device="cpu")
+    together = fit("dualvae", data, seeds=[0] * 4, per_run={"view_mask": [v for v, _ in grid], "patch_mask": [p for _, p in grid]}, **common)
+    alone = fit("dualvae", data, seeds=[0], per_run={"view_mask": [.9], "patch_mask": [.75]}, **common)
+    for p, q in zip(together.models[3].parameters(), alone.models[0].parameters()): torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+    assert not torch.equal(together.models[0].embed(data), together.models[3].embed(data))
+
+
+def test_reconstruction_from_one_code_alone(data):
+    data, model = double(data), make(double(data))
+    c, s = model.embed(data), model.specifics(data)
+    for codes, (a, b) in {"both": (1, 1), "c": (1, 0), "s": (0, 1)}.items():
+        for v, r in enumerate(model.reconstruct(data, codes)): torch.testing.assert_close(r, model.decoders[v](torch.cat([a * c, b * s[v]], 1)))
+    with pytest.raises(ValueError, match="choose one of: both, c, s"): model.reconstruct(data, "z")
+
+
+def test_samples_of_s_are_seeded_and_the_priors_where_a_view_is_absent(data):
+    many = data.replace(xs=[x[:1].expand(4000, -1, -1, -1) for x in data.xs], present=torch.tensor([[True, False, True]] * 4000), y=None)
+    model = make(data).float()
+    a, b, other = model.specifics(many, seed=0), model.specifics(many, seed=0), model.specifics(many, seed=1)
+    assert all(torch.equal(p, q) for p, q in zip(a, b)) and not torch.equal(a[0], other[0])
+    assert a[1].mean().abs() < .05 and (a[1].std() - 1).abs() < .05
+    torch.testing.assert_close(a[0].mean(0), model.specifics(many)[0][0], atol=.1, rtol=0)
+
+
+def test_training_images_must_lie_in_the_unit_interval(data):
+    for wrong, low in ((data.xs[0] * 255, "0"), (data.xs[0] - .5, "-0.4")):
+        with pytest.raises(ValueError, match=rf"view 'view 0' must hold images in \[0, 1\], got values from {low}"):
+            fit("dualvae", data.replace(xs=[wrong, *data.xs[1:]]), epochs=1, batch_size=4, progress=False)
+    absent = data.replace(xs=[data.xs[0], data.xs[1].masked_fill(~data.present[:, 1].view(-1, 1, 1, 1), 300.), data.xs[2]])
+    assert len(make(data).rows(absent)) == 12, "what is absent is not looked at"
+    flat = MultiView([torch.randn(12, 5) * 9, torch.randn(12, 5)])
+    assert len(models.create("dualvae", flat).rows(flat)) == 12, "features have no range"
+
+
+counts = {"e-mnist": (2, (1, 32, 32), 2_967_924), "polymnist": (5, (3, 32, 32), 6_767_386), "coil-20": (3, (1, 64, 64), 57_495_278), "coil-100": (3, (3, 64, 64), 57_499_316)}
+
+@pytest.mark.parametrize("name", counts)
+def test_parameter_counts_of_the_authors(name):
+    V, shape, want = counts[name]
+    with torch.device("meta"): model = DualVAE(ViewSpec((shape,) * V, tuple(map(str, range(V))), ()), variant="authors", net="authors")
+    assert sum(p.numel() for p in model.parameters()) == want
+    assert (model.patch, model.dropout) == ((2, 0.) if shape[1] == 32 else (4, .2)) and model.patches == (256,) * V
+    assert models.player_parameters(model)["estimator"]
+
+
+def authors_code():
+    spec = importlib.util.spec_from_file_location("literal_dualvae", Path(__file__).parent.parent / "benchmarks" / "literal_dualvae.py")
+    spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
+    return module
+
+
+def test_one_pass_each_equals_the_codes_many_passes(images):
+    "Losses and all gradients of variant and networks 'authors', against a step that repeats each pass, with torch's BatchNorm."
+    model = models.create("dualvae", images, variant="authors", net="authors", hidden=(4,), view_mask=.4).double()
+    out, grads, noise = step(model, images.batch())
+    total = authors_code().literal_loss(model, list(images.xs), noise)
+    torch.testing.assert_close(out["model"], total, rtol=1e-9, atol=1e-9)
+    parameters = dict(model.named_parameters())
+    want = torch.autograd.grad(total, [parameters[k] for k in grads], materialize_grads=True)
+    for (k, have), g in zip(grads.items(), want): torch.testing.assert_close(have, g, rtol=1e-6, atol=1e-8, msg=lambda m: f"{k}: {m}")
+    assert all(g.abs().max() > 0 for g in want)
+
+
+def test_one_call_of_the_shared_encoder_equals_a_call_per_view_and_keeps_absent_rows_out(images):
+    present = torch.ones(10, 3, dtype=torch.bool)
+    present[:4, 0] = present[4:6, 2] = False
+    model = models.create("dualvae", images, net="authors", hidden=(4,)).double()
+    f, rows = model.shared[0], [present[:, v].nonzero().squeeze(1) for v in range(3)]
+    h = model.posteriors(images.replace(present=present).batch().xs, present)
+    for v, r in enumerate(rows): torch.testing.assert_close(h[r, v], f(images.xs[v][r], torch.ones(1, len(r), dtype=torch.bool)))
+    assert (h[~present] == 0).all()
+
+
+@pytest.mark.parametrize("variant", ["paper", "authors"])
+def test_run_k_of_K_is_the_run_alone_with_the_authors_networks(images, variant):
+    data = images.select([0, 1]).replace(present=torch.rand(10, 2, generator=generator(0, "p")) > .2)
+    def create(seed, **s): return models.create("dualvae", data, seed=seed, variant=variant, net="authors", hidden=(4,), dropout=.2, **s).double()
+    common = dict(epochs=2, batch_size=5, progress=False, device="cpu")
+    together = fit(create, data, seeds=[5, 6], per_run={"view_mask": [.2, .6]}, runs_per_step=2, **common)
+    for k in range(2):
+        alone = fit(create, data, seeds=[5 + k], per_run={"view_mask": [[.2, .6][k]]}, **common)
+        for (n, p), q in zip(together.models[k].state_dict().items(), alone.models[0].state_dict().values()):
+            torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-8, msg=lambda m: f"run {k}, {n}: {m}")
+
+
+def test_the_authors_networks_embed_one_sample_at_a_time_and_survive_a_file(images, tmp_path):
+    data = images.replace(xs=[x.float() for x in images.xs])
+    model = fit("dualvae", data, epochs=1, batch_size=5, settings={"variant": "authors", "net": "authors", "hidden": (4,)}, progress=False, device="cpu").models[0]
+    torch.testing.assert_close(model.embed(data[3:4]), model.embed(data)[3:4], atol=1e-5, rtol=1e-4)
+    models.save(model, tmp_path / "m.pt")
+    assert torch.equal(models.load(tmp_path / "m.pt").embed(data), model.embed(data))
+    many = data[torch.arange(10).repeat(30)]
+    torch.testing.assert_close(model.embed(many)[-10:], model.embed(data), atol=1e-5, rtol=1e-4)
+    assert model.impute(data).present.all() and [r.shape for r in model.reconstruct(data)] == [x.shape for x in data.xs]
+
+
+def test_the_authors_networks_need_views_of_one_shape(images):
+    mixed = MultiView([images.xs[0], images.xs[1][:, :, :8, :8]])
+    with pytest.raises(ValueError, match="views of one shape"): models.create("dualvae", mixed, net="authors")
+
+
+@pytest.mark.parametrize("ablation", [dict(masking=False), dict(moe="linear"), dict(disentangle=False)])
+@pytest.mark.parametrize("variant", presets)
+def test_every_ablation_of_every_variant_makes_a_step_with_the_authors_networks(images, variant, ablation):
+    model = models.create("dualvae", images, variant=variant, net="authors", hidden=(2,), **ablation).double()
+    out, grads, _ = step(model, images.batch())
+    assert all(torch.isfinite(v) for v in out.values()) and all(torch.isfinite(g).all() for g in grads.values())
+    moved = {k.split(".")[0] for k, g in grads.items() if g.abs().max() > 0}
+    assert moved == {"shared", "specific", "decoders", "gate", "club"} | ({"experts"} if "moe" not in ablation else set())
+    if "moe" in ablation: assert model.gate.weight.shape == (3 * (512 if variant == "authors" else 20), 20)
