@@ -28,7 +28,11 @@ def creator(name, data):
     return lambda seed, **s: models.create(name, data, seed=seed, **small.get(name, {}), **s)
 
 
-small = {"dualvae": {"hidden": (16,)}, "factvae": {"latent": 5}, "oi-vae": {"latent": 5}, "jmvae+": {"latent": 5}, "vae": {"latent": 5}}
+small = {"dualvae": {"hidden": (16,)}, "factvae": {"latent": 5}, "oi-vae": {"latent": 5}, "jmvae+": {"latent": 5}, "vae": {"latent": 5},
+         "mvae": {"latent": 5, "hidden": (16,)}, "psi": {"incomplete": (0, 1), "hidden": (16,)},
+         "smvae": {"latent": 5, "hidden": (16,), "variant": "mvnb"}, "m2": {"latent": 5, "hidden": (16,)},
+         "simvae": {"latent": 5, "hidden": (16,), "variant": "mvnb", "incomplete": (0, 1)}, "sdgm+": {"latent": 5, "hidden": (16,)},
+         "sdgm": {"latent": 5, "hidden": (16,), "auxiliary": 3}}
 cases = [*models.names(), *toys]
 
 

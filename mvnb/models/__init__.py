@@ -21,8 +21,8 @@ from ..base import atomic_write, check_choice, check_number, integer_seed
 from ..views import Batch, MultiView
 
 # %% auto #0
-__all__ = ['registry', 'ViewSpec', 'leading', 'Model', 'evaluating', 'player_parameters', 'names', 'model_class', 'create',
-           'seeded', 'ModelFileError', 'save', 'load', 'load_tensors']
+__all__ = ['registry', 'ViewSpec', 'leading', 'Model', 'evaluating', 'player_parameters', 'names', 'model_class', 'settings_of',
+           'create', 'seeded', 'ModelFileError', 'save', 'load', 'load_tensors']
 
 # %% ../../nbs/24_contract.ipynb #f06c9255
 class ViewSpec(NamedTuple):
@@ -135,13 +135,20 @@ def player_parameters(
     if empty: raise ValueError(f"{type(model).__name__}: players without parameters: {', '.join(empty)}")
     return {p: [name for name in names if owners[name] == [p]] for p in model.players}
 
-# %% ../../nbs/24_contract.ipynb #6b1d9d85
+# %% ../../nbs/24_contract.ipynb #02d49f10
 registry: dict[str, str] = {
     "dualvae": "mvnb.models.dualvae:DualVAE",
     "factvae": "mvnb.models.factvae:FactVAE",
     "oi-vae": "mvnb.models.factvae:OIVAE",
     "jmvae+": "mvnb.models.factvae:JMVAEPlus",
     "vae": "mvnb.models.factvae:VAE",
+    "mvae": "mvnb.models.smvae:MVAE",
+    "smvae": "mvnb.models.smvae:SMVAE",
+    "m2": "mvnb.models.smvae:M2",
+    "simvae": "mvnb.models.simvae:SiMVAE",
+    "psi": "mvnb.models.simvae:Psi",
+    "sdgm": "mvnb.models.simvae:SDGM",
+    "sdgm+": "mvnb.models.simvae:SDGMPlus",
 }
 
 def names() -> list[str]:
@@ -155,7 +162,20 @@ def model_class(
     module, _, cls = registry[check_choice("name", name, names())].partition(":")
     return getattr(importlib.import_module(module), cls)
 
-# %% ../../nbs/24_contract.ipynb #b6b5e055
+# %% ../../nbs/24_contract.ipynb #d9b02364
+def settings_of(
+    cls: type[Model],   # a model's class
+) -> list[str]:         # names of its settings, in the order of its signature
+    "What a model can be given: the arguments of `__init__`, and the parent's where it passes `**settings` on."
+    found = []
+    for part in cls.__mro__:
+        if "__init__" not in vars(part): continue
+        arguments = inspect.signature(part.__init__).parameters.values()
+        found += [a.name for a in arguments if a.kind is not a.VAR_KEYWORD and a.name not in ("self", "views", *found)]
+        if not any(a.kind is a.VAR_KEYWORD for a in arguments): return found
+    return found
+
+# %% ../../nbs/24_contract.ipynb #7f4bd1f2
 def create(
     name: str,                    # a registered name, see `names()`
     data: MultiView | ViewSpec,   # what it is for: shapes, names, classes
@@ -165,8 +185,7 @@ def create(
 ) -> Model:                       # in training mode, on the CPU
     "Make a model. Raises ValueError for an unknown name or setting, and lists the known ones."
     cls, views = model_class(name), ViewSpec.of(data)
-    known = [p for p in inspect.signature(cls.__init__).parameters if p not in ("self", "views")]
-    for setting in settings: check_choice(f"{name} setting", setting, known)
+    for setting in settings: check_choice(f"{name} setting", setting, settings_of(cls))
     settings = {k: _storable(k, v) for k, v in settings.items()}
     seed = _storable("seed", seed)
     with seeded(seed, "weights"): model = cls(views, **settings)
