@@ -32,7 +32,9 @@ small = {"dualvae": {"hidden": (16,)}, "factvae": {"latent": 5}, "oi-vae": {"lat
          "mvae": {"latent": 5, "hidden": (16,)}, "psi": {"incomplete": (0, 1), "hidden": (16,)},
          "smvae": {"latent": 5, "hidden": (16,), "variant": "mvnb"}, "m2": {"latent": 5, "hidden": (16,)},
          "simvae": {"latent": 5, "hidden": (16,), "variant": "mvnb", "incomplete": (0, 1)}, "sdgm+": {"latent": 5, "hidden": (16,)},
-         "sdgm": {"latent": 5, "hidden": (16,), "auxiliary": 3}}
+         "sdgm": {"latent": 5, "hidden": (16,), "auxiliary": 3},
+         "mae": {"hidden": (8, 7), "latent": 3}, "dcca": {"hidden": (8,), "latent": 3}, "dccae": {"hidden": (8,), "latent": 3},
+         "corrnet": {"latent": 3}, "conet": {"hidden": (8,), "latent": 3}}
 cases = [*models.names(), *toys]
 
 

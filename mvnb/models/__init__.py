@@ -135,13 +135,18 @@ def player_parameters(
     if empty: raise ValueError(f"{type(model).__name__}: players without parameters: {', '.join(empty)}")
     return {p: [name for name in names if owners[name] == [p]] for p in model.players}
 
-# %% ../../nbs/24_contract.ipynb #02d49f10
+# %% ../../nbs/24_contract.ipynb #2be48327
 registry: dict[str, str] = {
     "dualvae": "mvnb.models.dualvae:DualVAE",
     "factvae": "mvnb.models.factvae:FactVAE",
     "oi-vae": "mvnb.models.factvae:OIVAE",
     "jmvae+": "mvnb.models.factvae:JMVAEPlus",
     "vae": "mvnb.models.factvae:VAE",
+    "mae": "mvnb.models.correlation:MAE",
+    "dcca": "mvnb.models.correlation:DCCA",
+    "dccae": "mvnb.models.correlation:DCCAE",
+    "corrnet": "mvnb.models.correlation:CorrNet",
+    "conet": "mvnb.models.conet:CoNet",
     "mvae": "mvnb.models.smvae:MVAE",
     "smvae": "mvnb.models.smvae:SMVAE",
     "m2": "mvnb.models.smvae:M2",
