@@ -8,9 +8,10 @@ one fused AdamW, loss.backward(), without vmap. `one_batch` steps all K runs at 
 (runs_per_step). Medians over the rounds are printed, and the spread of the fit's ratio over them.
 
 The factVAE rows have a table of their own, with 1 and 2 threads whatever --threads says: K runs in one batch against K times
-the plain loop (a module per group and a loop over groups, `plain_*`), and against K times mvnb.fit with one run (`alone_*`).
+the plain loop (a module per group and a loop over groups, `plain_*`), and against K times mvnb.fit with one run (`alone_*`). The SMVAE and SiMVAE rows likewise: the plain loop goes over labels, components and views one by one.
 """
 import argparse
+import math
 import os
 import statistics
 import time
@@ -26,9 +27,12 @@ from mvnb.data.mocap import load_mocap
 from mvnb.fit import Stack, _Data, batch_of_runs, fit
 from mvnb.models import Model, ViewSpec, leading, seeded
 from mvnb.models.factvae import FLOOR, shrink, training as schedules
+from mvnb.models.smvae import neighbour_targets
 from mvnb.nets import MLP, ConvDecoder, ConvEncoder
 from mvnb.repro import provenance
 from mvnb.views import Batch, MultiView
+
+LOG_2PI = math.log(2 * math.pi)
 
 
 class VAE(Model):
@@ -231,6 +235,109 @@ def groups_case(name, device, compile, seconds, rounds, Ks=(1, 5, 16, 32), threa
     return out
 
 
+class PlainSMVAE(nn.Module):
+    "SMVAE's literal step as people write it: concatenated inputs, a loop over labels, components and views; started from the weights of `model`."
+    def __init__(self, model):
+        super().__init__()
+        def linear(weight, bias):
+            own = nn.Linear(*weight.shape)
+            own.load_state_dict({"weight": weight.detach().T.clone(), "bias": bias.detach().clone()})
+            return own
+        def net(joined, out):
+            layers = [linear(torch.cat(list(joined.inputs)), joined.bias), *(linear(layer.weight, layer.bias) for layer in joined.layers)]
+            return nn.Sequential(*(m for layer in layers for m in (layer, nn.Softplus())), linear(out.weight, out.bias))
+        self.encoders = nn.ModuleList(net(body, head) for body, head in zip(model.encoders, model.heads))
+        self.decoders = nn.ModuleList(net(d.body, d.out) for d in model.decoders)
+        self.classifier, self.free = net(model.classifier, model.logits), nn.Parameter(model.free.detach().clone())
+        self.K, self.c = model.K, float(model.c)
+
+    def minus_loss(self, xs, y, eps):
+        "-L(X, y), (B,), eq. 5."
+        moments = [f(torch.cat([x, y], 1)).chunk(2, 1) for f, x in zip(self.encoders, xs)]
+        moments, lam = [(mu, logvar.clamp(-10, 10)) for mu, logvar in moments], self.free.softmax(0)
+        total = -torch.log(torch.tensor(float(self.K)))
+        for v, (mu, logvar) in enumerate(moments):
+            z = mu + (.5 * logvar).exp() * eps[:, 0, v]
+            one = -.5 * (LOG_2PI + mu.square() + logvar.exp()).sum(1)
+            for f, x in zip(self.decoders, xs):
+                m, s = f(torch.cat([z, y], 1)).chunk(2, 1)
+                one = one + torch.distributions.Normal(m, (.5 * s.clamp(-10, 10)).exp(), validate_args=False).log_prob(x).sum(1)
+            omega = [torch.distributions.Normal(m, (logvar.exp() + s.exp()).sqrt(), validate_args=False).log_prob(mu).sum(1) for m, s in moments]
+            total = total + lam[v] * (one - (torch.stack(omega) + lam.log()[:, None]).logsumexp(0))
+        return total
+
+    def forward(self, batch, noise):
+        few, rest = batch["labelled"], batch["unlabelled"]
+        eye, rows = torch.eye(self.K, device=few.device), len(few.y) + len(rest.y)
+        log_q = self.classifier(torch.cat(rest.xs, 1)).log_softmax(1)
+        total = self.minus_loss(few.xs, eye[few.y], noise["labelled"]["eps"]).sum()
+        for k in range(self.K):
+            total = total + (log_q[:, k].exp() * (self.minus_loss(rest.xs, eye[k].expand(len(rest.y), -1), noise["unlabelled"]["eps"]) - log_q[:, k])).sum()
+        return -total / rows + self.c * nn.functional.cross_entropy(self.classifier(torch.cat(few.xs, 1)), few.y)
+
+
+# name: model, settings, is there a plain loop?
+label_cases = {"SMVAE, paper": ("smvae", dict(variant="paper"), True), "SMVAE, mvnb": ("smvae", dict(variant="mvnb"), False), "SiMVAE, mvnb": ("simvae", dict(variant="mvnb"), False)}
+
+
+def labels_case(name, device, seconds, rounds, Ks=(1, 4, 16), threads=(1, 2)):
+    "A semi-supervised model on views of 240 and 47 features, 10 classes, batches of 120: milliseconds per step of all K runs."
+    which, settings, loop = label_cases[name]
+    g, B = generator(0, "bench"), 120
+    mv = MultiView([torch.randn(400, d, generator=g) for d in (240, 47)], y=torch.where(torch.arange(400) < 40, torch.arange(400) % 10, -1), classes="0123456789")
+    if which == "simvae": mv = mv.replace(present=torch.stack([torch.ones(400, dtype=torch.bool), torch.arange(400) % 2 == 0], 1))
+    made = [models.create(which, mv, seed=k, **settings) for k in range(max(Ks))]
+    rows = made[0].rows(mv)
+    sizes = made[0].sizes(rows, B)
+    drawn = [m.draw(sizes, generator(k, "bench")) for k, m in enumerate(made)]
+    one = {k: mv[r[:sizes[k]]].to(device).batch() for k, r in rows.items()}
+    def stacked(K):
+        batch = {k: Batch(tuple(x.expand(K, *x.shape).contiguous() for x in b.xs), b.present.expand(K, -1, -1), b.y.expand(K, -1)) for k, b in one.items()}
+        return batch, {k: {name: torch.stack([d[k][name] for d in drawn[:K]]).to(device) for name in drawn[0][k]} for k in drawn[0]}
+    steps = {K: (lambda s, b, n: lambda: s.step(b, n))(Stack(made[:K], lr=1e-3, device=device), *stacked(K)) for K in Ks}
+    if loop:
+        plain, own = PlainSMVAE(made[0]).to(device), {k: {n: t.to(device) for n, t in d.items()} for k, d in drawn[0].items()}
+        with torch.no_grad(): torch.testing.assert_close(plain(one, own), made[0].to(device)(one, own)["model"], rtol=1e-4, atol=1e-2)  # both sides compute one thing
+        optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-3, weight_decay=0., fused=True)
+        def plain_step():
+            loss = plain(one, own)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        steps["plain"] = plain_step
+    out, before = [], torch.get_num_threads()
+    for t in threads:
+        torch.set_num_threads(t)
+        times = [{k: timed(f, device, seconds) for k, f in steps.items()} for _ in range(rounds)]
+        for K in Ks:
+            row = dict(case=name, K=K, batch=B, threads=t, one_batch_ms=1e3 * statistics.median(r[K] for r in times))
+            for kind, of in (("alone", Ks[0]), ("plain", "plain")):
+                ratios = sorted(K * r[of] / r[K] for r in times if of in r)
+                row |= {f"{kind}_ratio": statistics.median(ratios), f"{kind}_lowest": ratios[0], f"{kind}_highest": ratios[-1]} if ratios else {f"{kind}_{k}": float("nan") for k in ("ratio", "lowest", "highest")}
+            out.append(row)
+    torch.set_num_threads(before)
+    return out
+
+
+def label_parts(device, seconds):
+    "Where a step of one SMVAE run goes, forward and backward of each part (as above, batch of 120)."
+    g = generator(0, "bench")
+    x, eye, out = [torch.randn(108, d, generator=g).to(device) for d in (240, 47)], torch.eye(10, device=device)[None], []
+    present = torch.ones(108, 2, dtype=torch.bool, device=device)
+    mv = MultiView([t.cpu() for t in x], y=torch.arange(108) % 10)
+    for variant in ("paper", "mvnb"):
+        model = models.create("smvae", mv, variant=variant).to(device)
+        z, eps, q = torch.randn(108, 10, 1, 2, 30, device=device), torch.randn(108, 1, 2, 30, device=device), torch.rand(108, 10, device=device)
+        def back(f):
+            def run(): f().sum().backward()
+            return run
+        parts_ = {"encoders": back(lambda: torch.cat(model.posterior(x, present, eye)[1:])), "decoders and densities": back(lambda: sum(model.view_log_prob(v, x, z, eye) for v in range(2))),
+                  "classifier": back(lambda: model.class_log_prob(x)), "the whole bound": back(lambda: model.bound(x, present, eps, eye))}
+        if variant == "mvnb": parts_["neighbours (no gradient)"] = lambda: neighbour_targets(x, present, q, 5)
+        out += [dict(variant=variant, part=k, ms=1e3 * timed(f, device, seconds)) for k, f in parts_.items()]
+    return out
+
+
 def data_path(device, seconds, rounds, n=20000, B=256, steps=40):
     "Samples per second of getting batches of a two-view image set: rows of resident tensors against torch's DataLoader."
     g = generator(0, "bench")
@@ -316,7 +423,7 @@ def main():
     p.add_argument("--compile", default=None, help="torch.compile mode of the vectorised step: default, reduce-overhead (CUDA graphs)")
     p.add_argument("--seconds", type=float, default=1.0, help="per measurement")
     p.add_argument("--rounds", type=int, default=5)
-    p.add_argument("--only", nargs="*", default=[*cases, *group_cases], help="cases to run")
+    p.add_argument("--only", nargs="*", default=[*cases, *group_cases, *label_cases], help="cases to run")
     p.add_argument("--out", default=None, help="write the numbers to this JSON file")
     a = p.parse_args()
     torch.set_num_threads(a.threads)
@@ -327,13 +434,17 @@ def main():
     if rows: print("K runs as one batch against one after another (ms per step of all K runs)\n" + table(rows) + "\n")
     groups = [row for name in group_cases if name in a.only for row in groups_case(name, device, a.compile, a.seconds / 4, a.rounds)]
     if groups: print("factVAE and JMVAE+, K runs as one batch (ms per step of all K runs) against mvnb.fit one run after another (alone) and a plain loop\n" + table(groups) + "\n")
+    few = [row for name in label_cases if name in a.only for row in labels_case(name, device, a.seconds / 4, a.rounds)]
+    if few: print("SMVAE and SiMVAE, K runs as one batch (ms per step of all K runs) against one run after another (alone) and a plain loop over labels\n" + table(few) + "\n")
+    inside = label_parts(device, a.seconds / 4) if few else []
+    if inside: print("parts of an SMVAE step\n" + table(inside) + "\n")
     paths = data_path(device, a.seconds, a.rounds)
     print("getting batches of two 28x28 views, 256 rows\n" + table(paths) + "\n")
     epochs = training(device)
     print("training a 64-64-10 VAE on 20,000 rows (samples of all runs per second)\n" + table(epochs) + "\n")
     split = parts(device, a.seconds)
     print("a DualVAE step, K = 5, 128 rows, two 8x8 views\n" + table(split))
-    if a.out: print("\nwrote", write_json(Path(a.out), dict(runs=rows, groups=groups, data=paths, training=epochs, parts=split, threads=a.threads, compile=a.compile, **where)))
+    if a.out: print("\nwrote", write_json(Path(a.out), dict(runs=rows, groups=groups, labels=few, label_parts=inside, data=paths, training=epochs, parts=split, threads=a.threads, compile=a.compile, **where)))
 
 
 if __name__ == "__main__": main()

@@ -29,7 +29,7 @@ from .views import MultiView
 # %% auto #0
 __all__ = ['PALETTE', 'MISSING', 'FLOOR', 'MARKERS', 'DASHES', 'LABELS', 'HOUSE', 'style', 'blank_figure', 'robustness_plot',
            'spread_plot', 'confusion_plot', 'image_grid', 'imputation_grid', 'embedding_plot', 'link_plot',
-           'history_plot', 'save_figure']
+           'matrix_panels', 'surface_plot', 'history_plot', 'save_figure']
 
 # %% ../nbs/50_plots.ipynb #cf1ef117
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000", "#882255", "#999933", "#332288", "#117733")  # Okabe-Ito without orange and yellow, then Tol
@@ -415,6 +415,100 @@ def _draw_links(ax: Axes, share: np.ndarray, order: np.ndarray, groups: Sequence
     ax.set_xticks(range(0, K, step), order[::step])
     ax.set_yticks(range(len(s)), groups or [""] * len(s))
     _finish(ax, xlabel="latent dimension", ylabel="group" if groups else "", title=name)
+
+# %% ../nbs/50_plots.ipynb #6d156a81
+def matrix_panels(
+    matrices: Mapping[str, Any],             # name -> (n, D) numbers of the same rows and features, drawn from left to right; the first is the truth
+    y: Any = None,                           # (n,) classes, -1 = unlabelled; rows are sorted by them, a line between two classes
+    classes: Sequence[str] | None = None,    # their names; default: their numbers
+    *,
+    errors: bool = True,                     # draw below each matrix its difference from the first?
+    limit: float = 3.0,                      # colours run from -limit to limit, > 0 (3: standard deviations of a z-score)
+    unit: str = "value (z-score)",           # what the colours mean
+    title: str | None = None,                # the figure's one-line message
+) -> Figure:
+    "Draw matrices as heatmaps on one scale, and their errors. Raises ValueError for shapes that differ, NaN, or a `limit` <= 0."
+    X = {str(k): _numbers(str(k), m).astype(float) for k, m in matrices.items()}
+    if not X or len({m.shape for m in X.values()}) > 1 or next(iter(X.values())).ndim != 2:
+        raise ValueError(f"matrices must hold at least one (n, D), all of one shape, got {[m.shape for m in X.values()]}")
+    bad = [k for k, m in X.items() if not np.isfinite(m).all()]
+    if bad: raise ValueError(f"matrices: {bad[0]!r} has NaN or infinity")
+    limit, truth = check_number("limit", limit, low=0, strict=True), next(iter(X.values()))
+    order, edges, ticks = _class_blocks(y, len(truth), classes)
+    errors = errors and len(X) > 1
+    with style():
+        fig = _Figure(figsize=(1.5 + 1.25 * len(X), .7 + 2.1 * (1 + errors)))
+        axes = fig.subplots(1 + errors, len(X), squeeze=False)
+        for i, (name, m) in enumerate(X.items()):
+            for ax, shown, label in zip(axes[:, i], (m, m - truth), (name, f"{name} - {next(iter(X))}")):
+                if shown is not m and not i: ax.remove()
+                else: image = _draw_matrix(ax, shown[order], limit, edges, ticks if i == (shown is not m) else {}, label)
+        fig.colorbar(image, ax=[ax for ax in axes.flat if ax.figure], label=unit + (" and its error" if errors else ""), extend="both", shrink=.8)
+        if title: fig.suptitle(title, fontsize=9)
+        return fig
+
+def _class_blocks(y: Any, n: int, classes: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray, dict[float, str]]:
+    "Row order by class (the unlabelled last), positions between two classes, and the middle of each class with its name."
+    if y is None: return np.arange(n), np.zeros(0), {}
+    y = _numbers("y", y)
+    if y.shape != (n,): raise ValueError(f"y must have shape ({n},), got {y.shape}")
+    if classes is not None and y.max(initial=-1) >= len(classes): raise ValueError(f"classes names {len(classes)} classes, but y has class {int(y.max())}")
+    y = np.where(y < 0, np.inf, y)
+    order = np.argsort(y, kind="stable")
+    edges = np.flatnonzero(y[order][1:] != y[order][:-1]) + .5
+    ends = np.array([-.5, *edges, n - .5])
+    names = ["?" if c == np.inf else str(int(c) if classes is None else classes[int(c)]) for c in y[order][(ends[:-1] + .5).astype(int)]]
+    return order, edges, dict(zip((ends[1:] + ends[:-1]) / 2, names))
+
+def _draw_matrix(ax: Axes, m: np.ndarray, limit: float, edges: np.ndarray, ticks: Mapping[float, str], title: str):
+    "One heatmap; returns the image."
+    image = ax.imshow(m, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+    for e in edges: ax.axhline(e, color="black", lw=.5)
+    ax.set_yticks(list(ticks), list(ticks.values()))
+    ax.tick_params(axis="y", length=0)
+    _finish(ax, xlabel="feature", ylabel="samples, by class" if ticks else None)
+    ax.set_title(title, fontsize=8)
+    return image
+
+# %% ../nbs/50_plots.ipynb #4e47df3c
+def surface_plot(
+    df: pd.DataFrame,                       # tidy scores, a row per cell and seed
+    x: str,                                 # column of the horizontal axis
+    y: str,                                 # column of the vertical axis
+    value: str = "value",                   # column of the scores
+    *,
+    over: str | None = "auto",              # as in `robustness_plot`
+    percent: bool = True,                   # are all values shares, to be drawn in per cent?
+    limits: tuple[float, float] | None = None,  # scores of the lightest and darkest colour; default: the range of the means
+    marked: Sequence[tuple[float, float]] = (), # (x, y) of cells to frame
+    label: str | None = None,               # what the colours mean; default: from the column "metric"
+    xlabel: str | None = None,              # default: the name of the column
+    ylabel: str | None = None,              # default: the name of the column
+    title: str | None = None,               # the figure's one-line message
+    ax: Axes | None = None,                 # draw here instead of in a new figure
+) -> Figure:
+    "Draw the mean score of every pair of settings, with its spread. Raises ValueError for unknown columns, mixed metrics, shares outside [-1, 1], or a marked cell that is not there."
+    for column in (x, y, value): check_choice("column", column, df.columns)
+    over = _averaged(df, over)
+    _check_one_kind(df, {x, y, value, over, "seed", "run", "repeat"})
+    table = summary(df, [x, y], value, over)
+    scale = _scale(percent, [table["mean"], limits or []])
+    mean, std = (table.pivot(index=y, columns=x, values=v).sort_index(ascending=False) * scale for v in ("mean", "std"))
+    low, high = [v * scale for v in limits] if limits else (np.nanmin(mean), np.nanmax(mean))
+    with style():
+        ax = _axes(ax, 1.6 + .62 * mean.shape[1], 1. + .5 * mean.shape[0])
+        image = ax.imshow(np.ma.masked_invalid(mean), cmap=matplotlib.colormaps["Blues"].with_extremes(bad=MISSING), vmin=low, vmax=high if high > low else low + 1, aspect="auto")
+        for i, j in np.argwhere(mean.notna().to_numpy()):
+            m, d = mean.iat[i, j], std.iat[i, j]
+            text = (f"{m:.1f}" if percent else f"{m:#.3g}") + ("" if np.isnan(d) else f"\n± {d:.1f}" if percent else f"\n± {d:.2g}")
+            ax.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if image.norm(m) > .55 else "black")
+        for a, b in marked:
+            if a not in mean.columns or b not in mean.index: raise ValueError(f"marked: there is no cell {x}={a:g}, {y}={b:g}")
+            ax.add_patch(Rectangle((list(mean.columns).index(a) - .5, list(mean.index).index(b) - .5), 1, 1, fill=False, edgecolor="black", lw=1.5))
+        ax.set_xticks(range(mean.shape[1]), [f"{v:g}" for v in mean.columns])
+        ax.set_yticks(range(mean.shape[0]), [f"{v:g}" for v in mean.index])
+        ax.figure.colorbar(image, ax=ax, label=label or _score_label(df, value, percent))
+        return _finish(ax, xlabel=xlabel or x, ylabel=ylabel or y, title=title)
 
 # %% ../nbs/50_plots.ipynb #cf192cfa
 def history_plot(

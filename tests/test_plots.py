@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from mvnb import plots
 from mvnb.plots import (FLOOR, MARKERS, MISSING, PALETTE, confusion_plot, embedding_plot, history_plot, image_grid, imputation_grid, link_plot,
-                        robustness_plot, save_figure, style)
+                        matrix_panels, robustness_plot, save_figure, style, surface_plot)
 from mvnb.views import MultiView
 
 g = np.random.default_rng(0)
@@ -21,6 +21,8 @@ SCORES = pd.DataFrame([dict(model=m, seed=s, repeat=r, vmr=v, metric="acc", task
                        for m in ("a", "b", "raw") for s in range(3) for r in range(2) for v in (.5, 0., .9)])
 HISTORY = pd.DataFrame([dict(run=r, seed=r, epoch=e, term=t, value=float(g.normal())) for r in range(3) for e in range(5) for t in ("elbo", "kl", "club", "nll")])
 IMAGES = g.uniform(0, 1, (5, 1, 4, 4))
+MATRIX, ROWS = g.normal(size=(7, 4)) * 4, np.array([1, -1, 0, 2, 0, 1, -1])
+GRID = pd.DataFrame([dict(c1=a, c=b, seed=s, metric="acc", value=.5 + .1 * np.log10(a) + .02 * b + .03 * s) for a in (.1, 1., 10.) for b in (1., 2.) for s in range(3)])
 LINKS = np.array([[2., .04, 0., 1.], [4., .01, 0., .5], [.1, 1., 0., .051], [0., .8, 0., .049]])
 
 
@@ -50,6 +52,8 @@ CALLS = {
     "embedding": lambda: embedding_plot(g.normal(size=(20, 3)), np.arange(20) % 3),
     "history": lambda: history_plot(HISTORY),
     "blank": lambda: drawn(plots.blank_figure(3, 2)),
+    "matrices": lambda: matrix_panels({"truth": MATRIX, "guess": torch.tensor(MATRIX / 2)}, ROWS),
+    "surface": lambda: surface_plot(GRID, "c1", "c", marked=[(1., 2.)]),
     "links": lambda: link_plot({"V": None, "W": LINKS, "joint": torch.tensor(LINKS)}),
 }
 
@@ -341,3 +345,57 @@ def test_link_plot_order_threshold_and_layout():
 ])
 def test_link_plot_bad_input(args, words):
     with pytest.raises(ValueError, match=words): link_plot(**args)
+
+
+def test_matrix_panels_share_one_scale_and_are_sorted_by_class():
+    guess = MATRIX + 1
+    fig = matrix_panels({"truth": MATRIX, "guess": guess}, ROWS, ["a", "b", "c"], limit=2, unit="volts", title="t")
+    panels = {ax.get_title(): ax for ax in fig.axes if ax.images}
+    order = [2, 4, 0, 5, 3, 1, 6]            # a, b, c, then the unlabelled, each in its own order
+    assert list(panels) == ["truth", "guess", "guess - truth"] and fig.get_suptitle() == "t"
+    for name, want in {"truth": MATRIX, "guess": guess, "guess - truth": np.ones_like(MATRIX)}.items():
+        assert np.allclose(panels[name].images[0].get_array(), want[order])
+        assert panels[name].images[0].get_clim() == (-2, 2) and panels[name].images[0].get_cmap().name == "RdBu_r"
+        assert [line.get_ydata()[0] for line in panels[name].lines] == [1.5, 3.5, 4.5] and panels[name].get_xlabel() == "feature"
+    for name in ("truth", "guess - truth"):
+        assert [(t.get_position()[1], t.get_text()) for t in panels[name].get_yticklabels()] == [(.5, "a"), (2.5, "b"), (4, "c"), (5.5, "?")]
+    assert not panels["guess"].get_yticklabels() and [ax.get_ylabel() for ax in fig.axes if not ax.images] == ["volts and its error"]
+
+
+def test_matrix_panels_without_errors_or_classes():
+    fig = matrix_panels({"a": MATRIX, "b": MATRIX}, errors=False)
+    assert len([ax for ax in fig.axes if ax.images]) == 2 and not fig.axes[0].lines and np.array_equal(fig.axes[0].images[0].get_array(), MATRIX)
+    assert len([ax for ax in matrix_panels({"a": MATRIX}).axes if ax.images]) == 1
+
+
+@pytest.mark.parametrize("args,words", [
+    (dict(matrices={}), "at least one"), (dict(matrices={"a": MATRIX, "b": MATRIX[1:]}), "one shape"), (dict(matrices={"a": MATRIX[0]}), r"\(n, D\)"),
+    (dict(matrices={"a": MATRIX, "b": MATRIX * np.nan}), "'b' has NaN"), (dict(matrices={"a": MATRIX}, y=ROWS[1:]), r"shape \(7,\)"),
+    (dict(matrices={"a": MATRIX}, y=ROWS, classes=["a", "b"]), "names 2 classes"), (dict(matrices={"a": MATRIX}, limit=0), "limit"),
+])
+def test_matrix_panels_bad_input(args, words):
+    with pytest.raises(ValueError, match=words): matrix_panels(**args)
+
+
+def test_surface_plot_draws_and_writes_the_means():
+    fig = surface_plot(GRID, "c1", "c", marked=[(1., 2.)], title="t")
+    ax, bar = fig.axes
+    want = np.array([[47., 57, 67], [45, 55, 65]])           # rows from the largest c downwards
+    assert np.allclose(ax.images[0].get_array(), want) and np.allclose(ax.images[0].get_clim(), (45, 67))
+    assert [t.get_text() for t in ax.texts] == [f"{v:.1f}\n± 3.0" for v in want.ravel()]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["0.1", "1", "10"] and [t.get_text() for t in ax.get_yticklabels()] == ["2", "1"]
+    assert (ax.get_xlabel(), ax.get_ylabel(), bar.get_ylabel(), ax.get_title()) == ("c1", "c", "accuracy (%)", "t")
+    assert [p.get_xy() for p in ax.patches] == [(.5, -.5)]
+
+
+def test_surface_plot_limits_holes_and_one_seed():
+    one = GRID[(GRID.seed == 0) & ~((GRID.c1 == 10) & (GRID.c == 2))]
+    ax = surface_plot(one, "c1", "c", limits=(0, 1), percent=False, label="NMSE").axes[0]
+    assert ax.images[0].get_clim() == (0, 1) and ax.images[0].get_array().mask.sum() == 1
+    assert len(ax.texts) == 5 and ax.texts[0].get_text() == "0.440"                  # no spread of one seed
+    flat = surface_plot(one.assign(value=.5), "c1", "c").axes[0]
+    assert flat.images[0].get_clim() == (50, 51)
+    with pytest.raises(ValueError, match="column"): surface_plot(GRID, "c1", "c2")
+    with pytest.raises(ValueError, match="percent=False"): surface_plot(GRID.assign(value=3.), "c1", "c")
+    with pytest.raises(ValueError, match="several values of 'metric'"): surface_plot(GRID.assign(metric=["acc", "nmi"] * 9), "c1", "c")
+    with pytest.raises(ValueError, match="marked"): surface_plot(GRID, "c1", "c", marked=[(5., 2.)])

@@ -19,7 +19,7 @@ from ..nets import Linear, activations, split_gaussian
 from ..views import Batch, MultiView
 
 # %% auto #0
-__all__ = ['presets', 'JoinedMLP', 'GaussianDecoder', 'MVAE', 'neighbour_targets', 'Completed', 'SMVAE', 'M2']
+__all__ = ['presets', 'training', 'JoinedMLP', 'GaussianDecoder', 'MVAE', 'neighbour_targets', 'Completed', 'SMVAE', 'M2']
 
 # %% ../../nbs/models/33_smvae.ipynb #1291c680
 class JoinedMLP(nn.Module):
@@ -197,11 +197,16 @@ class Completed(NamedTuple):
     log_psi: Tensor    # (B,): log q_psi of the views that are known
     known: Tensor      # (B,): 1 where `log_psi` counts
 
-# %% ../../nbs/models/33_smvae.ipynb #23a6fd8c
+# %% ../../nbs/models/33_smvae.ipynb #1677d1a6
 presets: dict[str, dict[str, float]] = {
     #          weight of: the classifier, the bounds, agreement with a damaged copy, agreement with neighbours, even classes; the damage: noise, lost views
     "paper": dict(c=.5, weight=1.0, consistency=0.0, neighbours=0.0, balance=0.0, noise=0.0, drop=0.0),
     "mvnb":  dict(c=1.0, weight=1.0, consistency=3.0, neighbours=1.0, balance=3.0, noise=1.0, drop=0.15),
+}
+
+training: dict[str, dict] = {  # arguments of `mvnb.fit.fit`; "paper": Adam at 3e-4, validated every 10 epochs, up to 1000 of them, 10 batches each (batch_size = rows / 10)
+    "paper": dict(epochs=1000, lr=3e-4, schedule="constant", validate_every=10, patience=30),
+    "mvnb":  dict(epochs=60, batch_size=256, lr=3e-3),
 }
 
 class SMVAE(MVAE):
