@@ -91,7 +91,7 @@ def _listed(X: Any) -> list:
     raise TypeError(f"X must be a list with one array per view, a dict, or a MultiView, got {type(X).__name__}; "
                     "for one table say how its columns split: view_sizes=2, or view_sizes=[64, 64]")
 
-# %% ../nbs/45_estimator.ipynb #39c086f9
+# %% ../nbs/45_estimator.ipynb #76d896e4
 class MultiViewEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, _Reader):
     """A registered model with scikit-learn's interface.
 
@@ -211,11 +211,12 @@ class MultiViewEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clus
         return [x.numpy() for x in self.model_.reconstruct(mv)]
 
     def score(self, X: Any, y: Any = None, mask: Any = None) -> float:
-        "Clustering accuracy of `predict`, matched one-to-one, over rows with a label in `y` or a MultiView. Raises ValueError without any."
+        "Accuracy of a model that predicts classes, else clustering accuracy, matched one-to-one; over rows with a label in `y` or a MultiView. Raises ValueError without any."
         mv = self._able("embed", X, mask)
         y = mv.y if y is None else y
         codes = None if y is None else _encode(y, len(mv))[0]
         if codes is None or (codes < 0).all(): raise ValueError("y must hold class labels to score against (-1 = unlabelled)")
+        if hasattr(self.model_, "predict"): return float(np.mean(self._predict(mv)[codes >= 0] == np.asarray(y)[codes >= 0]))
         return clustering_accuracy(codes[codes >= 0], np.unique(self._predict(mv)[codes >= 0], return_inverse=True)[1])
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from .views import MultiView, view_index
 __all__ = ['protocols', 'data_sets', 'Problem', 'problem', 'joined', 'standardised', 'load_parts', 'Predictor', 'Completer',
            'accuracy', 'imputation_error', 'interval_coverage', 'blinded', 'fit_problems', 'choose_runs']
 
-# %% ../nbs/42_semi.ipynb #682fcb77
+# %% ../nbs/42_semi.ipynb #fcff064e
 protocols = ("inductive", "transductive", "supervised")
 
 class Problem(NamedTuple):
@@ -51,7 +51,7 @@ def problem(
     rows, y = torch.arange(len(train)), known.y
     if protocol != "inductive": rows = rows[y >= 0]
     if partial: rows = rows[known.present[rows].all(1)]
-    seen, truth = known[rows], train[rows]
+    seen, truth = (known, train) if len(rows) == len(train) else (known[rows], train[rows])
     if protocol == "transductive": seen, truth = joined(seen, test.replace(y=torch.full_like(test.y, -1), classes=test.classes)), joined(truth, test)
     lost = sorted(set(range(train.n_classes)) - set(seen.y.tolist()))
     if lost: raise ValueError(f"partial={partial}: no labelled row of the classes {[train.classes[k] for k in lost]} is left at labels={labels:g}, missing={missing:g}, seed={seed}")

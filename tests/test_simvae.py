@@ -144,6 +144,12 @@ class TestRelatives:
         assert (part.entropy != 0).all(), "a is drawn in every row"
         assert torch.equal(part.known.bool(), batch["unlabelled"].present[:, 1]), "and compared with x^m where that is known"
 
+    def test_sdgm_plus_decodes_an_absent_observed_view(self, few):
+        model = create("sdgm+", few, **SMALL)
+        swapped = few.replace(present=few.present.flip(1))
+        gone = ~swapped.present[:, 0]
+        assert torch.equal(model.impute(swapped).xs[0][gone], model.reconstruct(swapped)[0][gone])
+
     def test_sdgm_s_auxiliary_variable_is_no_view_of_the_data(self, few):
         complete = few.replace(present=torch.ones_like(few.present))
         model = fit("sdgm", complete, epochs=2, batch_size=30, settings=SMALL | dict(auxiliary=2), progress=False).models[0]
@@ -175,6 +181,9 @@ class TestGuards:
     def test_unknown_views(self, few, names, message):
         with pytest.raises(ValueError, match=message): view_numbers(few, names)
         with pytest.raises(ValueError, match=message): create("simvae", few, incomplete=names)
+
+    def test_sdgm_fills_nothing_in(self, few):
+        with pytest.raises(ValueError, match="sdgm\\+ imputes"): create("sdgm", few, incomplete=[0])
 
     @pytest.mark.parametrize("setting, message", [(dict(c1=-1.), "c1"), (dict(blur=float("nan")), "blur"), (dict(auxiliary=3), "auxiliary"), (dict(samples=0), "samples")])
     def test_bad_settings(self, few, setting, message):

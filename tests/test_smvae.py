@@ -1,6 +1,7 @@
 "MVAE, SMVAE, M2: bounds against closed forms and Monte Carlo, gradients, the label sum, limits, bad input."
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.autograd import gradcheck
@@ -9,6 +10,7 @@ from torch.func import functional_call
 from mvnb.base import generator
 from mvnb.corrupt import hide_labels
 from mvnb.distributions import gaussian_kl, gaussian_log_prob, mixture_log_prob, sample
+from mvnb.estimator import MultiViewEstimator
 from mvnb.fit import fit
 from mvnb.models import create
 from mvnb.models.smvae import GaussianDecoder, JoinedMLP, neighbour_targets
@@ -240,3 +242,14 @@ def test_constant_features_do_no_harm(few):
     flat = few.replace(xs=[torch.cat([few.xs[0], torch.ones(60, 1)], 1), few.xs[1]])
     result = fit("smvae", flat, epochs=30, batch_size=30, lr=1e-2, settings=dict(latent=4, hidden=[8]), progress=False)
     assert not result.errors and torch.isfinite(result.models[0].proba(flat)).all()
+
+
+def test_the_estimator_learns_from_labels_named_by_strings():
+    mv = toy(240)
+    names = np.array(["calm", "sad", "glad"])[mv.y.numpy()]
+    y = np.where(np.arange(240) < 12, np.arange(240) % 3, -1)
+    model = MultiViewEstimator("smvae", settings=dict(variant="mvnb", latent=4, hidden=[32]), epochs=40, batch_size=80, lr=3e-3, n_clusters=3)
+    X = [x.numpy() for x in mv.xs]
+    assert model.fit(X, y).score(X, mv.y.numpy()) > .9, "the accuracy of classes, not of matched clusters"
+    assert model.score(X, (mv.y.numpy() + 1) % 3) < .1
+    assert set(model.fit(X, names).predict(X)) <= {"calm", "sad", "glad"}

@@ -66,7 +66,7 @@ def refuse_absent(
         gone = (~mv.present[:, v]).nonzero()
         if len(gone): raise ValueError(f"view {mv.names[v]!r} is absent in {len(gone)} rows (first: row {int(gone[0])}), but this model was made for incomplete={[mv.names[m] for m in incomplete]}")
 
-# %% ../../nbs/models/34_simvae.ipynb #17b20383
+# %% ../../nbs/models/34_simvae.ipynb #73bbecbc
 presets: dict[str, dict[str, float]] = {
     #                                       weight of -log q_psi; noise on what q_psi reads while it trains
     "paper": _smvae_presets["paper"] | dict(c1=.5, blur=0.0),
@@ -119,7 +119,7 @@ class SiMVAE(SMVAE):
 
     def known_now(self, seen: Tensor) -> Tensor:
         "What there is after filling in, bool (B, V)."
-        return seen | torch.tensor([v in self.incomplete for v in range(len(self.dims))], device=seen.device)
+        return torch.stack([torch.ones_like(own) if v in self.incomplete else own for v, own in enumerate(seen.unbind(1))], 1)
 
     def completed(self, batch: Batch, noise: dict[str, Tensor]) -> Completed:
         "What is not visible drawn from q_psi by reparameterisation, its entropy, and log q_psi of what is known and could be predicted."
@@ -218,16 +218,21 @@ class Psi(Model):
         xs = self.over_rows(mv, self.filled)
         return mv.replace(xs=[x.unflatten(1, s).to(own) for x, s, own in zip(xs, mv.shapes, mv.xs)], present=torch.ones_like(mv.present))
 
-# %% ../../nbs/models/34_simvae.ipynb #ef79922e
+# %% ../../nbs/models/34_simvae.ipynb #5a023b88
 class SDGMPlus(M2, SiMVAE):
     "SDGM+ (Du et al. 2018, eq. 18): one Gaussian q(z|a, x^o, y); x^m is only the target of q(a|x^o), and every row uses the a that q draws. alpha_3 = c1 (N_c + N_i) / N_c."
     def visible(self, present: Tensor) -> Tensor:
         "All but the views that may be missing."
-        return present & torch.tensor([v in self.always for v in range(len(self.dims))], device=present.device)
+        return torch.stack([own if v in self.always else torch.zeros_like(own) for v, own in enumerate(present.unbind(1))], 1)
 
     check = Model.check  # an absent x^o is zero, as in M2
 
-# %% ../../nbs/models/34_simvae.ipynb #4e03107e
+    def impute(self, mv: MultiView) -> MultiView:
+        "As `SiMVAE.impute`; an absent x^o is decoded."
+        drawn, decoded = super().impute(mv), MVAE.impute(self, mv)
+        return drawn.replace(xs=[(drawn if v in self.incomplete else decoded).xs[v] for v in range(len(self.dims))])
+
+# %% ../../nbs/models/34_simvae.ipynb #31d89e76
 class SDGM(M2, SiMVAE):
     "Maaloe et al.'s SDGM (2016), the baseline: an auxiliary variable a with q(a|X), q(y|a, X), q(z|a, X, y) and p(X|a, y, z): a view that nobody ever saw."
     def __init__(
@@ -238,6 +243,7 @@ class SDGM(M2, SiMVAE):
         **settings,                  # the other settings of `SMVAE`
     ):
         wide = ViewSpec((*views.shapes, (check_count("auxiliary", auxiliary),)), (*views.names, "auxiliary"), views.classes)
+        if settings.get("incomplete") is not None: raise ValueError("incomplete is no setting of sdgm: nothing but a is filled in; sdgm+ imputes")
         super().__init__(wide, variant, **settings)
         self.views = views
 
