@@ -76,3 +76,12 @@ def test_the_numbers_of_bars_are_measured():
     assert result["commit"] and not result["commit"]["dirty"]
     blocks = {m["keys"]["lam"]: m for m in result["metrics"] if m["name"] == "links_block_diagonal" and m["keys"]["part"] == "joint"}
     for lam, m in blocks.items(): assert f"{round(sum(m['values']))} of {len(m['values'])} seeds at lambda = {lam:g}" in TEXT
+
+
+def test_the_numbers_of_smvae_are_measured():
+    result = json.loads((ROOT / "results/simvae_table2/metrics.json").read_text(encoding="utf-8"))
+    assert result["commit"] and not result["commit"]["dirty"]
+    section = TEXT[TEXT.index("### SMVAE and SiMVAE"):TEXT.index("### factVAE")]
+    values = [m for m in result["metrics"] if m["name"] == "accuracy"]
+    assert len(values) == 30
+    for m in values: assert f"{100 * m['mean']:.1f} ± {100 * m['std']:.1f}" in section, m["keys"]
