@@ -85,3 +85,9 @@ def test_the_numbers_of_smvae_are_measured():
     values = [m for m in result["metrics"] if m["name"] == "accuracy"]
     assert len(values) == 30
     for m in values: assert f"{100 * m['mean']:.1f} ± {100 * m['std']:.1f}" in section, m["keys"]
+    for data in ("simvae_table2_emotion-sim", "simvae_incomplete"):
+        result = json.loads((ROOT / f"results/{data}/metrics.json").read_text(encoding="utf-8"))
+        assert result["commit"] and not result["commit"]["dirty"]
+        for m in result["metrics"]:
+            if m["name"] == "accuracy" and (data.endswith("sim") or m["keys"]["labels"] == .03): assert f"{100 * m['mean']:.1f} ± {100 * m['std']:.1f}" in section, m["keys"]
+            if m["name"] == "nmse" and m["keys"]["labels"] == .03: assert f"{m['mean']:.3f} ± {m['std']:.3f}" in section, m["keys"]
