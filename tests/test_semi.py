@@ -132,9 +132,10 @@ class TestData:
 
     def test_the_tiny_set(self):
         train, valid, test = load_parts("mfeat", tiny=True)
-        assert train.names == ("pix", "zer") and abs(float(train.xs[0].mean())) < 1e-5 and len(train) > len(valid) == len(test) or len(valid) > 300
+        assert train.names == ("pix", "zer") and abs(float(train.xs[0].mean())) < 1e-5 and len(train) > 1000 and abs(len(valid) - len(test)) <= 1
         with pytest.raises(ValueError, match="mfeat, emotion-sim"): load_parts("mnist")
 
     @pytest.mark.data
     def test_the_real_set(self):
-        assert [len(p) for p in load_parts("mfeat", seed=1)] == [1200, 400, 400]
+        sizes = [len(p) for p in load_parts("mfeat", seed=1)]
+        assert sum(sizes) == 2000 and all(abs(n - want) <= 6 for n, want in zip(sizes, (1200, 400, 400))), "rows that repeat another stay together"
