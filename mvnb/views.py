@@ -73,7 +73,7 @@ def _as_labels(y, n: int) -> Tensor:
     if n and int(y.min()) < -1: raise ValueError(f"y must be >= -1 (-1 = unlabelled), got {int(y.min())}")
     return y
 
-# %% ../nbs/00_views.ipynb #81e25368
+# %% ../nbs/00_views.ipynb #dbee797f
 class MultiView:
     """`n` samples seen through `V` views, any of them missing.
 
@@ -154,6 +154,12 @@ class MultiView:
         new = MultiView(**fields, check="xs" in changes)
         if "xs" not in changes and "present" in changes: new._check_finite(known=self.present)
         return new
+
+    def fill(self, xs: Sequence[Tensor]) -> MultiView:
+        "The same rows with every absent entry taken from `xs` (V tensors of this data's shapes), all marked present. Raises ValueError for other shapes."
+        if [x.shape for x in xs] != [x.shape for x in self.xs]: raise ValueError(f"xs must have the shapes {[tuple(x.shape) for x in self.xs]}, got {[tuple(x.shape) for x in xs]}")
+        filled = [torch.where(self.present[:, v].view(-1, *[1] * (x.ndim - 1)), x, new.to(x)) for v, (x, new) in enumerate(zip(self.xs, xs))]
+        return self.replace(xs=filled, present=torch.ones_like(self.present))
 
     def __getitem__(self, rows) -> MultiView:
         "Rows by integer, slice, index array or mask; always a MultiView, also for one row."

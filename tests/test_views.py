@@ -145,3 +145,14 @@ def test_split_of_a_multiview(mv):
 def test_to_another_device_and_back(mv):
     there = mv.to("cuda")
     assert there.device.type == "cuda" and all(torch.equal(a, b) for a, b in zip(there.to("cpu").batch().xs, mv.batch().xs))
+
+
+def test_fill_changes_absent_entries_alone_and_keeps_the_data_types():
+    mv = MultiView([torch.arange(6.).view(3, 2), torch.arange(12, dtype=torch.float64).view(3, 2, 2)], torch.tensor([[1, 0], [1, 1], [0, 1]]), y=[0, 1, 0])
+    xs = [x - 100 for x in mv.xs]
+    new = mv.fill([x.float() for x in xs])
+    assert bool(new.present.all()) and [x.dtype for x in new.xs] == [torch.float32, torch.float64] and new.y.equal(mv.y)
+    for v in range(2):
+        assert new.xs[v][mv.present[:, v]].equal(mv.xs[v][mv.present[:, v]]) and new.xs[v][~mv.present[:, v]].equal(xs[v][~mv.present[:, v]])
+    with pytest.raises(ValueError, match=r"xs must have the shapes \[\(3, 2\), \(3, 2, 2\)\]"): mv.fill([xs[0], xs[1][:2]])
+    with pytest.raises(ValueError, match="xs must have the shapes"): mv.fill(xs[:1])

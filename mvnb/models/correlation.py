@@ -23,14 +23,12 @@ from ..views import Batch, MultiView, fill_absent
 __all__ = ['Imputing', 'widths', 'require_two_views', 'together', 'MAE', 'paired_moments', 'whitened', 'total_correlation',
            'DCCA', 'DCCAE', 'unit_correlations', 'CorrNet']
 
-# %% ../../nbs/models/38_correlation.ipynb #c93d07fa
+# %% ../../nbs/models/38_correlation.ipynb #f3c545f5
 class Imputing(Model):
     "A model that says what it expects of an absent view; subclasses define `expected(batch)`, V tensors (B, *shape)."
     def impute(self, mv: MultiView) -> MultiView:
         "The data with every absent view filled in from the others, all marked present."
-        expected = self.over_rows(mv, self.expected)
-        filled = [torch.where(mv.present[:, v].view(-1, *[1] * (x.ndim - 1)), x, e.to(x)) for v, (x, e) in enumerate(zip(mv.xs, expected))]
-        return mv.replace(xs=filled, present=torch.ones_like(mv.present))
+        return mv.fill(self.over_rows(mv, self.expected))
 
 def widths(
     hidden: Sequence[int],  # hidden widths of an encoder

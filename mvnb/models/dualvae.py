@@ -90,7 +90,7 @@ def run_settings(
     for name in changes: check_choice("setting", name, numbers)
     return numbers | {k: check_number(k, v) for k, v in changes.items()}
 
-# %% ../../nbs/models/30_dualvae.ipynb #832b44ff
+# %% ../../nbs/models/30_dualvae.ipynb #f4b2e865
 class DualVAE(Model):
     """Dual-masked VAE (Wang et al. 2025). Raises ValueError for fewer than two views, patches that do not fit,
     masks that leave nothing, ratios outside [0, 1] or unknown names."""
@@ -301,5 +301,4 @@ class DualVAE(Model):
 
     def impute(self, mv: MultiView) -> MultiView:
         "The data with every absent view filled in from the others, all marked present."
-        filled = [torch.where(mv.present[:, v].view(-1, *[1] * (x.ndim - 1)), x, r) for v, (x, r) in enumerate(zip(mv.xs, self.reconstruct(mv)))]
-        return mv.replace(xs=filled, present=torch.ones_like(mv.present))
+        return mv.fill(self.reconstruct(mv))

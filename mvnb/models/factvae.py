@@ -226,7 +226,7 @@ def _settings(preset: str, **own) -> dict:
     if p["net"] == "dcgan": check_count("filters", p["filters"])
     return p | {"hidden": [check_count("hidden", w) for w in p["hidden"]]}
 
-# %% ../../nbs/models/32_factvae.ipynb #206b273e
+# %% ../../nbs/models/32_factvae.ipynb #d5ff6513
 class GroupVAE(Model):
     """Base of the models of groups: bodies, likelihood, prior on the decoder, reconstruction of any group from any others."""
     per_run = ("prior_weight",)
@@ -359,8 +359,7 @@ class GroupVAE(Model):
 
     def impute(self, mv: MultiView) -> MultiView:
         "The data with every absent group filled in from the others, all marked present."
-        filled = [torch.where(mv.present[:, g].view(-1, *[1] * (x.ndim - 1)), x, r) for g, (x, r) in enumerate(zip(mv.xs, self.reconstruct(mv)))]
-        return mv.replace(xs=filled, present=torch.ones_like(mv.present))
+        return mv.fill(self.reconstruct(mv))
 
 def rows_at_once(
     model: GroupVAE,   # any model of this notebook

@@ -66,7 +66,7 @@ def refuse_absent(
         gone = (~mv.present[:, v]).nonzero()
         if len(gone): raise ValueError(f"view {mv.names[v]!r} is absent in {len(gone)} rows (first: row {int(gone[0])}), but this model was made for incomplete={[mv.names[m] for m in incomplete]}")
 
-# %% ../../nbs/models/34_simvae.ipynb #73bbecbc
+# %% ../../nbs/models/34_simvae.ipynb #bd44253c
 presets: dict[str, dict[str, float]] = {
     #                                       weight of -log q_psi; noise on what q_psi reads while it trains
     "paper": _smvae_presets["paper"] | dict(c1=.5, blur=0.0),
@@ -157,9 +157,7 @@ class SiMVAE(SMVAE):
 
     def impute(self, mv: MultiView) -> MultiView:
         "The data with every absent view replaced by E[q_psi(x^m|x^o)], all marked present."
-        xs = self.over_rows(mv, lambda b: [x.unflatten(1, s) for x, s in zip(self.filled(b).xs, self.views.shapes)])
-        return mv.replace(xs=[torch.where(mv.present[:, v].view(-1, *[1] * (x.ndim - 1)), x, r.to(x)) for v, (x, r) in enumerate(zip(mv.xs, xs))],
-                          present=torch.ones_like(mv.present))
+        return mv.fill(self.over_rows(mv, lambda b: [x.unflatten(1, s) for x, s in zip(self.filled(b).xs, self.views.shapes)]))
 
     def uncertainty(self, mv: MultiView) -> list[Tensor]:
         "Standard deviation (n, *shape) of q_psi for every view; 0 where it is present."

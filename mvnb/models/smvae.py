@@ -76,7 +76,7 @@ class GaussianDecoder(nn.Module):
         error = (r.square() * (-logvar).exp()).sum(-1) - 2 * (h * (r @ precise.mT)).sum(-1) + ((h @ (precise @ self.out.weight.mT)) * h).sum(-1)
         return -.5 * (math.log(2 * math.pi) * len(logvar) + logvar.sum() + error)
 
-# %% ../../nbs/models/33_smvae.ipynb #5d2cd7c1
+# %% ../../nbs/models/33_smvae.ipynb #1d445e6a
 class MVAE(Model):
     "Multi-view VAE: z generates every view, q(z|X) is a mixture with one Gaussian per view and learned weights lambda (Du et al. 2018, 3.1)."
     per_run = ("weight",)
@@ -166,8 +166,7 @@ class MVAE(Model):
 
     def impute(self, mv: MultiView) -> MultiView:
         "The data with every absent view filled in from the others, all marked present."
-        filled = [torch.where(mv.present[:, v].view(-1, *[1] * (x.ndim - 1)), x, r.to(x)) for v, (x, r) in enumerate(zip(mv.xs, self.reconstruct(mv)))]
-        return mv.replace(xs=filled, present=torch.ones_like(mv.present))
+        return mv.fill(self.reconstruct(mv))
 
 # %% ../../nbs/models/33_smvae.ipynb #19275a54
 def neighbour_targets(
