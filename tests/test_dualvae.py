@@ -1,5 +1,6 @@
 "DualVAE against a literal, sample-by-sample reading of its equations."
 import importlib.util
+import itertools
 import math
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from mvnb import models
 from mvnb.base import generator
 from mvnb.fit import fit
 from mvnb.models import ViewSpec
-from mvnb.models.dualvae import DualVAE, patch_count, patch_keep, presets, run_settings, structures, view_mask
+from mvnb.models.dualvae import DualVAE, patch_count, patch_keep, presets, run_settings, speckle, structures, view_mask
 from mvnb.views import MultiView
 
 
@@ -35,11 +36,18 @@ def literal(model, batch, noise, variant):
     B, V = present.shape
     hidden = view_mask(noise["sample"], noise["view"], present, model.view_mask)
     keep = [patch_keep(noise[f"patch{v}"], model.patch_mask, x.shape[1:], model.patch) for v, x in enumerate(xs)]
+    def observed(b, v):
+        "What an encoder reads of one view: pepper where the pixel's score is in the lower half of [0, rate), salt in the upper half."
+        rate, x = float(model.train_snr * noise["rate"][b]), xs[v][b].clone()
+        for at in itertools.product(*map(range, x.shape)):
+            score = float(noise[f"pixel{v}"][b][(0, *at[1:])])
+            if score < rate: x[at] = 1. if score < rate / 2 else 0.
+        return x
     recon, kl_c, kl_s, pairs = 0., 0., 0., [[] for _ in range(V)]
     for b in range(B):
         visible = [v for v in range(V) if present[b, v] and not hidden[b, v]]
         h = torch.zeros(V, 2 * model.c_dim, dtype=torch.float64)
-        for v in visible: h[v] = model.shared[0]((xs[v][b] * keep[v][b])[None])[0]
+        for v in visible: h[v] = model.shared[0]((observed(b, v) * keep[v][b])[None])[0]
         logits = model.gate(h.flatten()[None])[0]
         alpha = torch.exp(logits[visible]) / torch.exp(logits[visible]).sum()
         experts = [model.experts[v](h[v][None])[0] for v in visible]
@@ -51,7 +59,7 @@ def literal(model, batch, noise, variant):
         kl_c = kl_c + sum(a * kl_divergence(q, prior) for a, q in zip(alpha, qs)) / B
         for v in range(V):
             if not present[b, v]: continue  # really missing: never a target
-            e = model.specific[v](xs[v][b][None])[0]  # the unmasked view
+            e = model.specific[v](observed(b, v)[None])[0]  # the unmasked view
             q = Independent(Normal(e[:model.s_dim], torch.exp(.5 * e[model.s_dim:].clamp(-10, 10))), 1)
             eps = noise["eps_s"][b, v]
             from_prior = variant == "mvnb" and bool(hidden[b, v])
@@ -91,6 +99,30 @@ def test_the_recipes_loss_is_not_the_papers(data):
         model = make(data, variant="paper", view_mask=1., prior_s=prior_s)
         out[prior_s] = float(model(data.batch(), {k: v.double() for k, v in model.draw(12, generator(1, "noise")).items()})["recon"].detach())
     assert out[0.] != out[1.]
+
+
+def test_noise_strikes_what_is_read_but_no_absent_or_hidden_view(data):
+    "With the authors' zeros for views that are not visible: they are read, and must stay zero."
+    data = double(data)
+    model, read = make(data, variant="authors", train_snr=1.), []
+    model.shared[0].register_forward_pre_hook(lambda _, args: read.append(args[0]))
+    noise = {k: v.double() for k, v in model.draw(12, generator(1, "noise")).items()}
+    model(data.batch(), noise)
+    hidden = view_mask(noise["sample"], noise["view"], data.present, model.view_mask)
+    for v, x in enumerate(read[0].unflatten(0, (6, 12))[3:]):  # the second pass, without patch mask
+        struck, kept = noise[f"pixel{v}"] < noise["rate"].view(-1, 1, 1, 1), data.present[:, v] & ~hidden[:, v]
+        assert x[~kept].eq(0).all() and torch.equal(x[kept][~struck[kept]], data.xs[v][kept][~struck[kept]])
+        assert set(x[kept][struck[kept]].tolist()) == {0., 1.}
+
+
+@pytest.mark.parametrize("rate", [0., .3, 1.])
+def test_speckle_overwrites_its_share_half_with_salt(rate):
+    g = generator(0, "speckle")
+    x = torch.full((4, 3, 50, 50), .5)
+    out = speckle(x, torch.rand(4, 1, 50, 50, generator=g), torch.full((4,), rate))
+    assert torch.equal(out[:, :1].expand_as(out), out), "the channels of a pixel are struck together"
+    assert abs(float((out == 0).float().mean()) - rate / 2) < .02 and abs(float((out == 1).float().mean()) - rate / 2) < .02
+    assert torch.equal(out == .5, (out != 0) & (out != 1))
 
 
 def test_view_mask_hides_exactly_its_share_and_never_the_only_view():

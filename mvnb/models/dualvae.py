@@ -21,7 +21,7 @@ from ..nets import MLP, Linear, decoder, encoder, kinds, split_gaussian
 from ..views import Batch, MultiView, fill_absent
 
 # %% auto #0
-__all__ = ['presets', 'structures', 'view_mask', 'patch_count', 'patch_keep', 'run_settings', 'DualVAE']
+__all__ = ['presets', 'structures', 'view_mask', 'patch_count', 'patch_keep', 'speckle', 'run_settings', 'DualVAE']
 
 # %% ../../nbs/models/30_dualvae.ipynb #6f0cf204
 def view_mask(
@@ -60,15 +60,25 @@ def patch_keep(
     h, w = shape[1] // patch, shape[2] // patch
     return keep.view(-1, 1, h, 1, w, 1).expand(-1, 1, h, patch, w, patch).reshape(-1, 1, shape[1], shape[2])
 
-# %% ../../nbs/models/30_dualvae.ipynb #4235915d
+# %% ../../nbs/models/30_dualvae.ipynb #62503d4a
+def speckle(
+    x: Tensor,       # (B, ...)
+    scores: Tensor,  # uniform, broadcastable to x: (B, 1, H, W) strikes the channels of a pixel together
+    rate: Tensor,    # (B,): share of the pixels that are overwritten, in [0, 1]
+) -> Tensor:         # like x: half of those pixels 0, half 1
+    "Salt and pepper on each pixel with the probability `rate` of its sample; `mvnb.corrupt.salt_and_pepper` strikes an exact number of them."
+    rate = rate.view(-1, *[1] * (x.ndim - 1))
+    return torch.where(scores < rate, (scores < .5 * rate).to(x.dtype), x)
+
+# %% ../../nbs/models/30_dualvae.ipynb #46fbdf05
 presets: dict[str, dict[str, float]] = {
     # view_mask, patch_mask: share of samples that lose a view, of patches masked; beta_c, beta_s, weight_d: weights of KL(c), KL(s), L_d;
-    # prior_s: hidden views take s from the prior; the five after it: "What the authors' code does instead"
-    "paper":   dict(view_mask=.3, patch_mask=.7, beta_c=1.0, beta_s=1.0, weight_d=1.0, prior_s=0.0,
+    # prior_s: hidden views take s from the prior; train_snr: noise of what the encoders read in training; the five after it: "What the authors' code does instead"
+    "paper":   dict(view_mask=.3, patch_mask=.7, beta_c=1.0, beta_s=1.0, weight_d=1.0, prior_s=0.0, train_snr=0.0,
                     mask_targets=0.0, nll_d=0.0, kl_fused=0.0, feed_zeros=0.0, batch_sum=0.0),
-    "mvnb":    dict(view_mask=1.0, patch_mask=0.1, beta_c=0.03, beta_s=1.0, weight_d=1.0, prior_s=1.0,
+    "mvnb":    dict(view_mask=1.0, patch_mask=0.1, beta_c=0.03, beta_s=1.0, weight_d=1.0, prior_s=1.0, train_snr=0.5,
                     mask_targets=0.0, nll_d=0.0, kl_fused=0.0, feed_zeros=0.0, batch_sum=0.0),
-    "authors": dict(view_mask=.3, patch_mask=.7, beta_c=1.0, beta_s=0.5, weight_d=1.0, prior_s=0.0,
+    "authors": dict(view_mask=.3, patch_mask=.7, beta_c=1.0, beta_s=0.5, weight_d=1.0, prior_s=0.0, train_snr=0.0,
                     mask_targets=1.0, nll_d=1.0, kl_fused=1.0, feed_zeros=1.0, batch_sum=1.0),
 }
 structures: dict[str, dict[str, str | bool]] = {
@@ -90,7 +100,7 @@ def run_settings(
     for name in changes: check_choice("setting", name, numbers)
     return numbers | {k: check_number(k, v) for k, v in changes.items()}
 
-# %% ../../nbs/models/30_dualvae.ipynb #f4b2e865
+# %% ../../nbs/models/30_dualvae.ipynb #389c2e7f
 class DualVAE(Model):
     """Dual-masked VAE (Wang et al. 2025). Raises ValueError for fewer than two views, patches that do not fit,
     masks that leave nothing, ratios outside [0, 1] or unknown names."""
@@ -120,6 +130,7 @@ class DualVAE(Model):
         beta_s: float | None = None,          # weight of KL(s) (paper: 1, authors: .5)
         weight_d: float | None = None,        # weight of L_d (paper: 1)
         prior_s: float | None = None,         # 1: hidden views take s from the prior (ours); 0: from the unmasked view (paper)
+        train_snr: float | None = None,       # what the encoders read in training has salt and pepper (0 or 1) on a share of its pixels, drawn from [0, train_snr] for each sample (ours); targets stay clean
         mask_targets: float | None = None,    # 1: hidden views are zeros for their own encoder and as targets (authors)
         nll_d: float | None = None,           # 1: L_d is the estimator's negative log-likelihood (authors); 0: the bound of eq. 8
         kl_fused: float | None = None,        # 1: KL(c) of the Gaussian of eq. 3 (authors); 0: the bound of eq. 14
@@ -176,11 +187,12 @@ class DualVAE(Model):
         return sizes
 
     def draw(self, n: int | tuple[int, ...], generator: torch.Generator) -> dict[str, Tensor]:
-        "Noise of both codes, scores of both masks, and with dropout a seed per row."
+        "Noise of both codes, scores of both masks, noise on what the encoders read, and with dropout a seed per row."
         lead, V, o = leading(n), len(self.views.shapes), {"generator": generator, "device": generator.device}
         return {"eps_c": torch.randn(*lead, self.c_dim, **o), "eps_s": torch.randn(*lead, V, self.s_dim, **o),
                 "sample": torch.rand(*lead, **o), "view": torch.rand(*lead, V, **o),
                 **{f"patch{v}": torch.rand(*lead, p, **o) for v, p in enumerate(self.patches)},
+                "rate": torch.rand(*lead, **o), **{f"pixel{v}": torch.rand(*lead, *((1, *s[1:]) if len(s) == 3 else s), **o) for v, s in enumerate(self.views.shapes)},
                 **({"drop": torch.randint(2**31, lead, **o)} if self.dropout else {})}
 
     def rows(self, data: MultiView) -> Tensor:
@@ -243,18 +255,19 @@ class DualVAE(Model):
         xs, present, _ = batch
         B, V = present.shape
         hidden = view_mask(noise["sample"], noise["view"], present, self.view_mask)
-        clean = [fill_absent(x, ~hidden[:, v]) for v, x in enumerate(xs)]
-        seen, read = [x * keep for x, keep in zip(clean, self.keep(noise))], self.read(present & ~hidden)
+        noisy = [fill_absent(speckle(x, noise[f"pixel{v}"], self.train_snr * noise["rate"]), present[:, v]) for v, x in enumerate(xs)]
+        whole = [fill_absent(x, ~hidden[:, v]) for v, x in enumerate(noisy)]
+        seen, read = [x * keep for x, keep in zip(whole, self.keep(noise))], self.read(present & ~hidden)
         passes = 2 if self.second_pass else 1
-        h = self.posteriors((seen + clean)[:passes * V], read.repeat(1, passes), self._seeds(noise, 0, passes * V))
+        h = self.posteriors((seen + whole)[:passes * V], read.repeat(1, passes), self._seeds(noise, 0, passes * V))
         mu, logvar, kl_c, _ = self.combine(h[:, :V], read)
         if self.second_pass: mu, logvar, _, _ = self.combine(h[:, V:], read)
         c = sample(mu, logvar, noise["eps_c"])
         recon = kl_s = bound = nll = 0.0
         for v, x in enumerate(xs):
-            x = fill_absent(x, ~(hidden[:, v] & (self.mask_targets > .5)))
+            x, observed = (fill_absent(t, ~(hidden[:, v] & (self.mask_targets > .5))) for t in (x, noisy[v]))
             target, own = present[:, v].to(x.dtype), (present[:, v] & ~(hidden[:, v] & (self.prior_s > .5))).to(x.dtype)
-            mu_s, logvar_s = split_gaussian(self._body(self.specific[v], x, present[None, :, v], self._seeds(noise, 2 * V + v)))
+            mu_s, logvar_s = split_gaussian(self._body(self.specific[v], observed, present[None, :, v], self._seeds(noise, 2 * V + v)))
             s = torch.where(own[:, None] > 0, sample(mu_s, logvar_s, noise["eps_s"][:, v]), noise["eps_s"][:, v])
             back = self._body(self.decoders[v], torch.cat([c, s], 1), present[None, :, v], self._seeds(noise, 3 * V + v))
             recon = recon + (.5 * (back - x).flatten(1).pow(2).sum(1) * target).mean()
