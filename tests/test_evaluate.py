@@ -7,11 +7,14 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, confusion_matrix, normalized_mutual_info_score
+from sklearn.model_selection import train_test_split
+from sklearn.svm import SVC
 
 from mvnb.base import integer_seed
 from mvnb.corrupt import corrupt
-from mvnb.evaluate import (ari, clustering_accuracy, confusion, kmeans_labels, kmeans_scores, match_clusters, nmi, nmse,
+from mvnb.evaluate import (ari, clustering_accuracy, confusion, grid_features, kmeans_labels, kmeans_scores, match_clusters, nmi, nmse,
                            raw_features, robustness_curve, summary, svc_scores)
+from mvnb.fit import fit
 from mvnb.views import MultiView
 
 
@@ -169,6 +172,18 @@ def test_svc_repeats_and_seeds():
     assert not a.equals(svc_scores(z, y, repeats=4, seed=1))
 
 
+@pytest.mark.parametrize("d,offset", [(3, 0), (64, 0), (200, 0), (200, 1e5)])
+def test_svc_is_sklearns_for_narrow_and_wide_features(d, offset):
+    g = np.random.default_rng(d)
+    y = np.arange(150) % 3
+    z = g.normal(size=(150, d)) + g.normal(size=(3, d))[y] * 1.5 / d ** .5 + offset
+    scores = svc_scores(z, y, repeats=3, seed=2)
+    for r in range(3):
+        zs, zt, ys, yt = train_test_split(z, y, test_size=30, stratify=y, random_state=integer_seed(2, "svc", r))
+        assert scores.acc[r] == SVC().fit(zs, ys).score(zt, yt)
+    assert scores.acc.nunique() > 1 and (svc_scores(np.ones((150, d)), y, repeats=1).acc < .5).all()
+
+
 def test_svc_can_separate_blobs_and_not_noise():
     z, y = blobs(n=150)
     assert svc_scores(z, y, repeats=2).acc.min() == 1
@@ -228,26 +243,119 @@ def test_robustness_curve_scores_the_corrupted_features():
     pd.testing.assert_frame_equal(df, robustness_curve(raw_features, mv, vmr=(0, .5), snr=(0, .25), seed=3, repeats=2))
 
 
-def test_robustness_curve_hands_over_corrupted_data_and_settings():
+@pytest.mark.parametrize("batched", [True, False])
+def test_robustness_curve_hands_over_corrupted_data_and_settings(batched):
     seen = []
     def features(mv):
         seen.append(mv)
         return raw_features(mv).numpy()
     mv = two_views()
-    df = robustness_curve(features, mv, vmr=np.array([0, .9]), repeats=1, scores="kmeans", view=0)
-    assert [float((~m.present).any(1).float().mean()) for m in seen] == [0, pytest.approx(.9)]
-    assert seen[1].present[:, 1].all() and set(df.task) == {"kmeans"} and mv.present.all()
+    df = robustness_curve(features, mv, vmr=np.array([0, .9]), repeats=1, scores="kmeans", view=0, batched=batched)
+    if batched: assert len(seen) == 1 and len(seen[0]) == 60 + 54   # 54 rows come in two versions
+    else: assert [float((~m.present).any(1).float().mean()) for m in seen] == [0, pytest.approx(.9)]
+    assert int((~seen[-1].present[:, 0]).sum()) == 54 and seen[-1].present[:, 1].all()
+    assert set(df.task) == {"kmeans"} and mv.present.all()
+
+
+corruptions = [{}, dict(view=0), dict(sigma=.1), dict(unpaired=.3), dict(per="element", low=-1.), dict(sigma=.2, unpaired=.5, clip=(0, 1))]
+
+@pytest.mark.parametrize("settings", corruptions, ids=str)
+@pytest.mark.parametrize("holes", [False, True])
+def test_grid_features_are_those_of_every_point_alone(settings, holes):
+    mv, points = two_views(), [(.3, .25), (0, 0), (.5, 0), (.3, .5), (.9, .25), (0, .25)]
+    mv = mv.replace(xs=[*mv.xs, mv.xs[0] * .5], names=["a", "b", "c"], present=torch.ones(60, 3, dtype=torch.bool))
+    if holes: mv = corrupt(mv, vmr=.4, seed=9, view=2)
+    if holes and "view" in settings: points = [(.3, 0), (.6, .5)]
+    for limit in (None, 7, 60, 100):
+        z = grid_features({"raw": raw_features, "twice": lambda m: 2 * raw_features(m)}, mv, points, seed=4, rows_at_once=limit, **settings)
+        for p in points:
+            alone = raw_features(corrupt(mv, vmr=p[0], snr=p[1], seed=4, **settings)).numpy()
+            assert (z["raw"][p] == alone).all() and (z["twice"][p] == 2 * alone).all()
+    assert list(z) == ["raw", "twice"] and set(z["raw"]) == set(points)
+
+
+def test_grid_features_lose_two_of_three_views():
+    x = torch.rand(40, 5)
+    mv = MultiView([x, x + 1, x + 2], y=torch.arange(40) % 2)
+    z = grid_features({"raw": raw_features}, mv, [(.5, 0), (1., .2)], seed=1, n_drop=2)["raw"]
+    for p in z: assert (z[p] == raw_features(corrupt(mv, vmr=p[0], snr=p[1], seed=1, n_drop=2)).numpy()).all()
+    assert (z[1., .2].reshape(40, 3, 5) == 0).all(2).sum() == 80
+
+
+def test_grid_features_bad_input():
+    mv, raw = two_views(), {"raw": raw_features}
+    for args, error, words in (((raw, mv, []), ValueError, "0 points"), ((raw, mv[:0], [(0, 0)]), ValueError, "0 rows"), ((raw, mv.xs[0], [(0, 0)]), TypeError, "MultiView"),
+                               ((raw, mv, [(0, 2)]), ValueError, "snr must lie in"), (({"raw": lambda m: raw_features(m)[1:]}, mv, [(0, 0)]), ValueError, "60 corrupted rows, got 59")):
+        with pytest.raises(error, match=words): grid_features(*args)
+    with pytest.raises(TypeError, match="corrupt"): grid_features(raw, mv, [(0, 0)], drop=2)
+
+
+def test_rows_at_once_bounds_every_call():
+    mv, sizes = two_views(), []
+    def features(m):
+        sizes.append(len(m))
+        return raw_features(m)
+    grid_features({"": features}, mv, [(v, s) for s in (0, .1, .2) for v in (0, .5)], rows_at_once=50)
+    assert max(sizes) <= 50 and sum(sizes) == 3 * (60 + 30)
+    sizes.clear()
+    grid_features({"": features}, mv, [(v, s) for s in (0, .1, .2) for v in (0, .5)], rows_at_once=200)
+    assert sizes == [180, 90]
+
+
+@pytest.fixture(scope="module")
+def batchnorm():
+    g = torch.Generator().manual_seed(0)
+    x = torch.rand(60, 1, 8, 8, generator=g)
+    mv = MultiView([x, 1 - x], y=torch.arange(60) % 3)
+    return fit("dualvae", mv, epochs=3, batch_size=20, settings=dict(net="authors", hidden=(2,), variant="authors"), device="cpu", progress=False).models[0], mv
+
+
+def test_one_pass_of_a_model_with_batchnorm_gives_the_numbers_of_single_passes(batchnorm):
+    model, mv = batchnorm
+    assert any(name.endswith(".mean") and float(b.abs().max()) > .01 for name, b in model.named_buffers())   # running statistics that matter
+    model.train()                                              # a model left in training mode: `embed` must not use the batch's statistics
+    arguments = dict(vmr=(0, .5, .9), snr=(0, .3), seed=1, repeats=2)
+    z = grid_features({"": model.embed}, mv, [(v, s) for v in (0, .5, .9) for s in (0, .3)], seed=1)[""]
+    for v, s in z: assert np.allclose(z[v, s], model.embed(corrupt(mv, vmr=v, snr=s, seed=1)), atol=1e-5)
+    assert np.ptp(z[.5, .3], axis=0).max() > .01
+    one, single = (robustness_curve(model.embed, mv, batched=b, **arguments) for b in (True, False))
+    pd.testing.assert_frame_equal(one, single)
+
+
+def test_robustness_curve_of_named_features_and_listed_points(batchnorm):
+    model, mv = batchnorm
+    points, features = [(0, 0), (.5, .1), (0, .9)], {"raw": raw_features, "model": model.embed}
+    df = robustness_curve(features, mv, points=points, seed=2, repeats={"kmeans": 3, "svc": 1})
+    assert list(df.columns) == ["model", "vmr", "snr", "task", "metric", "repeat", "value"]
+    assert df.groupby(["task", "metric"]).size().to_dict() == {("kmeans", "acc"): 18, ("kmeans", "ari"): 18, ("kmeans", "nmi"): 18, ("svc", "acc"): 6}
+    for (name, v, s), t in df.groupby(["model", "vmr", "snr"], sort=False):
+        alone = robustness_curve(features[name], mv, vmr=v, snr=s, seed=2, repeats=3, scores="kmeans")
+        assert list(t[t.task == "kmeans"].value) == list(alone.value)
+    assert list(dict.fromkeys(zip(df.vmr, df.snr))) == points
+
+
+def test_features_of_all_rows_need_a_call_per_point():
+    mv = two_views()
+    def centred(m): return raw_features(m) - raw_features(m).mean(0)
+    df = robustness_curve(lambda m: centred(m)[:, :2] > 0, mv, vmr=(0, .9), repeats=1, scores="kmeans", batched=False)
+    z = centred(corrupt(mv, vmr=.9, seed=0))[:, :2] > 0
+    assert df.query("vmr == .9 and metric == 'acc'").value.item() == kmeans_scores(z, mv.y, repeats=1).acc[0]
 
 
 def test_robustness_curve_bad_input():
     mv = two_views()
     for wrong, words in ((dict(vmr=1.2), "vmr must lie in"), (dict(snr=-.1), "snr must lie in"), (dict(vmr=[]), "vmr must list"), (dict(snr=(0, 0)), "different"),
-                         (dict(scores="knn"), "kmeans, svc"), (dict(scores=()), "scores must name"), (dict(repeats=0), "repeats")):
+                         (dict(scores="knn"), "kmeans, svc"), (dict(scores=()), "scores must name"), (dict(repeats=0), "repeats"),
+                         (dict(points=[]), "points must list"), (dict(points=[(0, .1), (0, .1)]), "points must list"), (dict(points=[(2, 0)]), "vmr must lie in"),
+                         (dict(rows_at_once=0), "rows_at_once must be >= 1"), (dict(repeats={"svc": 2}), "none for 'kmeans'")):
         with pytest.raises(ValueError, match=words): robustness_curve(raw_features, mv, **wrong)
     with pytest.raises(ValueError, match="mv must have labels"): robustness_curve(raw_features, mv.replace(y=None, classes=None))
     with pytest.raises(ValueError, match="negative labels"): robustness_curve(raw_features, mv.replace(y=torch.where(mv.y == 0, -1, mv.y)))
     with pytest.raises(ValueError, match="features at vmr=0, snr=0 has NaN"): robustness_curve(lambda m: raw_features(m) * float("nan"), mv)
-    with pytest.raises(ValueError, match="features at vmr=0, snr=0 must have 60 rows"): robustness_curve(lambda m: raw_features(m)[:9], mv)
+    with pytest.raises(ValueError, match="features at vmr=0, snr=0 must have 60 rows"): robustness_curve(lambda m: raw_features(m)[:9], mv, batched=False)
+    with pytest.raises(ValueError, match="a row for each of 90 corrupted rows, got 9"): robustness_curve(lambda m: raw_features(m)[:9], mv, vmr=(0, .5))
+    with pytest.raises(ValueError, match="vmr=0.5, snr=0 has NaN"): robustness_curve(lambda m: raw_features(m) / m.present.all(1, keepdim=True), mv, vmr=(0, .5))
+    with pytest.raises(ValueError, match="features must name"): robustness_curve({}, mv)
     with pytest.raises(TypeError, match="mv must be a MultiView"): robustness_curve(raw_features, mv.xs[0])
 
 

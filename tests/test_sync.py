@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if not any(part.startswith((".", "_")) for part in p.relative_to(ROOT).parts))
-LIBRARY = [p for p in NOTEBOOKS if p.stem != "index" and "repro" not in p.relative_to(ROOT / "nbs").parts]
+LIBRARY = [p for p in NOTEBOOKS if p.stem != "index" and not {"repro", "explore"} & set(p.relative_to(ROOT / "nbs").parts)]
 MODULES = sorted(p.relative_to(ROOT) for p in (ROOT / "mvnb").rglob("*.py"))
 
 

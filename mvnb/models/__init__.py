@@ -135,7 +135,7 @@ def player_parameters(
     if empty: raise ValueError(f"{type(model).__name__}: players without parameters: {', '.join(empty)}")
     return {p: [name for name in names if owners[name] == [p]] for p in model.players}
 
-# %% ../../nbs/24_contract.ipynb #2be48327
+# %% ../../nbs/24_contract.ipynb #22e22d6f
 registry: dict[str, str] = {
     "dualvae": "mvnb.models.dualvae:DualVAE",
     "factvae": "mvnb.models.factvae:FactVAE",
@@ -154,6 +154,17 @@ registry: dict[str, str] = {
     "psi": "mvnb.models.simvae:Psi",
     "sdgm": "mvnb.models.simvae:SDGM",
     "sdgm+": "mvnb.models.simvae:SDGMPlus",
+    "simvc": "mvnb.models.ardmvc:SiMVC",
+    "comvc": "mvnb.models.ardmvc:CoMVC",
+    "ar-dmvc": "mvnb.models.ardmvc:ARDMVC",
+    "ar-dmvc-am": "mvnb.models.ardmvc:ARDMVCAM",
+    "eamc": "mvnb.models.deepmvc:EAMC",
+    "aecoddc": "mvnb.models.deepmvc:AECoDDC",
+    "infoddc": "mvnb.models.deepmvc:InfoDDC",
+    "multi-vae": "mvnb.models.deepmvc:MultiVAE",
+    "sem": "mvnb.models.deepmvc:SEM",
+    "beta-vae": "mvnb.models.vaes:BetaVAE",
+    "joint-vae": "mvnb.models.vaes:JointVAE",
 }
 
 def names() -> list[str]:
