@@ -34,7 +34,10 @@ small = {"dualvae": {"hidden": (16,)}, "factvae": {"latent": 5}, "oi-vae": {"lat
          "simvae": {"latent": 5, "hidden": (16,), "variant": "mvnb", "incomplete": (0, 1)}, "sdgm+": {"latent": 5, "hidden": (16,)},
          "sdgm": {"latent": 5, "hidden": (16,), "auxiliary": 3},
          "mae": {"hidden": (8, 7), "latent": 3}, "dcca": {"hidden": (8,), "latent": 3}, "dccae": {"hidden": (8,), "latent": 3},
-         "corrnet": {"latent": 3}, "conet": {"hidden": (8,), "latent": 3}}
+         "corrnet": {"latent": 3}, "conet": {"hidden": (8,), "latent": 3},
+         **dict.fromkeys(("simvc", "comvc", "ar-dmvc", "ar-dmvc-am", "aecoddc", "infoddc", "sem"), {"hidden": (16, 8), "head": 7}),
+         "eamc": {"hidden": (16, 8), "head": 7, "attention": (6,), "critic": (8,)}, "multi-vae": {"hidden": (16,), "width": 12, "z_dim": 3},
+         "beta-vae": {"hidden": (16,), "z_dim": 3}, "joint-vae": {"hidden": (16,), "width": 12, "z_dim": 3}}
 cases = [*models.names(), *toys]
 
 
