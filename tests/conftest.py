@@ -8,6 +8,9 @@ import pytest
 import torch
 
 matplotlib.use("Agg")
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores: one thread each, here and in what the tests start
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 os.environ["MVNB_OFFLINE"] = "1"  # no test downloads by accident
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -1,0 +1,61 @@
+"""How long after a key press a page in JupyterLab shows new pixels: median and 90th percentile for every page of nbs/explore.
+
+    python benchmarks/explore_latency.py [--presses 40] [--pages 60 61] [--screenshots docs/screenshots]
+
+Measured in the browser: from the keydown event to the first frame after the new picture was loaded. Needs playwright and chromium.
+"""
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+from browsing import PAGES, Tab, browser, server
+
+WATCH = """() => {
+    window.latencies = [];
+    document.addEventListener('keydown', () => { window.pressed = performance.now(); }, true);
+    for (const image of document.querySelectorAll('img.widget-image')) image.addEventListener('load', () => requestAnimationFrame(() => {
+        if (window.pressed) { window.latencies.push(performance.now() - window.pressed); window.pressed = null; } })); }"""
+
+
+def latencies(tab: Tab, presses: int) -> list[float]:
+    "Milliseconds from key press to pixels, going to and fro on the page's first slider."
+    slider = tab.controls("sliders")[0]
+    tab.page.evaluate(WATCH)
+    slider.focus()
+    for i in range(presses):
+        ahead = float(slider.get_attribute("aria-valuenow")) < float(slider.get_attribute("aria-valuemax")) and i % 4 < 2
+        tab.page.keyboard.press("ArrowRight" if ahead else "ArrowLeft")
+        tab.page.wait_for_function(f"() => window.latencies.length > {i} || performance.now() - window.pressed > 5000", polling=10)
+        tab.page.wait_for_timeout(50)
+    return tab.page.evaluate("() => window.latencies")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--presses", type=int, default=40, help="key presses per page")
+    parser.add_argument("--pages", nargs="*", default=[p.stem[:2] for p in PAGES], help="numbers of the pages")
+    parser.add_argument("--screenshots", type=Path, help="folder for a picture of every page, as Voila shows it")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, server(folder) as (address, token), browser(address) as context:
+        print(f"{'page':<16}{'median ms':>10}{'90 % ms':>10}{'presses':>9}")
+        for path in (p for p in PAGES if p.stem[:2] in args.pages):
+            tab = Tab(context, address, token, path.name)
+            values = latencies(tab, args.presses)
+            print(f"{path.stem:<16}{np.median(values):>10.0f}{np.quantile(values, .9):>10.0f}{len(values):>9}", flush=True)
+            tab.close()
+            if args.screenshots:
+                tab = Tab(context, address, token, path.name, voila=True)
+                args.screenshots.mkdir(parents=True, exist_ok=True)
+                tab.page.set_viewport_size({"width": 1120, "height": 900})
+                bottom = tab.page.evaluate("() => Math.max(...Array.from(document.querySelectorAll('.jp-Cell')).map(c => c.getBoundingClientRect().bottom))")
+                tab.page.set_viewport_size({"width": 1120, "height": round(bottom) + 20})
+                tab.settle()
+                tab.page.screenshot(path=args.screenshots / f"{path.stem}.png")
+                tab.close()
+
+
+if __name__ == "__main__": main()
