@@ -1,9 +1,11 @@
-# Every target sets up .venv first: pinned installs, done once (a stamp file remembers them).
+# Every target but gpu sets up .venv first: pinned installs, done once (a stamp file remembers them).
 # A CPU machine that would otherwise fetch torch's CUDA build can name another index: make demo PIP_ARGS="--extra-index-url URL"
 PYTHON ?= python3
 PIP_ARGS ?=
 OUT ?= out/demo
 WORKERS ?= 2
+MINUTES ?=
+GPU_OUT ?= results/gpu
 ARGS ?=
 
 BIN := .venv/bin
@@ -11,7 +13,7 @@ STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(PIP_ARGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lab bench export clean
+.PHONY: help setup demo test lab bench gpu docs export clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -34,13 +36,20 @@ demo: $(STAMP) ## DualVAE against missing views and noise on digits: a table, a 
 test: export MVNB_OFFLINE = 1
 test: $(STAMP) ## run every notebook and tests/
 	$(BIN)/nbdev_test --n_workers $(WORKERS)
-	$(BIN)/python -m pytest -q tests $(ARGS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal tests $(ARGS)
 
 lab: $(STAMP) ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab nbs $(ARGS)
 
 bench: $(STAMP) ## measure the speed of training
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+gpu: ## on a GPU: its tests, benchmarks and all reproductions with PYTHON, installing nothing; MINUTES=8: one piece, call again
+	$(PYTHON) -m mvnb.cli sweep sweeps/gpu.yaml --jobs 1 --threads 4 --out $(GPU_OUT) $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS) || [ $$? -eq 3 ]
+
+docs: $(STAMP) ## the site: notebooks in reading order, figures, ledger, API, in _docs/index.html
+	@$(BIN)/python -c 'import mkdocs, mkdocs_jupyter' 2>/dev/null || $(PIP) --no-build-isolation -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python docs/build.py
 
 export: $(STAMP) ## write mvnb/ and README.md from nbs/, and clean the notebooks
 	$(BIN)/nbdev_export

@@ -26,7 +26,7 @@ setup(
     data_files=[("share/mvnb/repro", sorted(str(p.relative_to(here)) for p in here.glob("nbs/repro/*.ipynb")))],
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
-    extras_require={"dev": cfg["dev_requirements"].split()},
+    extras_require={name: cfg[f"{name}_requirements"].split() for name in ("dev", "cluster", "docs")},
     entry_points={"console_scripts": cfg["console_scripts"].split()},
     classifiers=[
         "Development Status :: 3 - Alpha",

@@ -20,6 +20,7 @@ def folder(tmp_path, monkeypatch):
     tagged = nbformat.v4.new_code_cell("n = 2  # base\nscale = 'cpu'  # smoke, cpu or paper\nout = None", metadata={"tags": ["parameters"]})
     cells = [nbformat.v4.new_markdown_cell("# Squares\n\n> They grow."), tagged, nbformat.v4.new_code_cell(BODY)]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "96_squares.ipynb")
+    (tmp_path / "grid.yaml").write_text("out: o\nruns:\n- notebook: squares\n  grid: {n: [2, -1]}\n")
     monkeypatch.setenv("MVNB_NOTEBOOKS", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -48,10 +49,21 @@ def test_run_show_and_refusals(folder, capsys):
     assert sorted(p.name for p in (folder / "o").iterdir()) == ["squares.failed.ipynb"]
 
 
+def test_sweep_and_report(folder, capsys):
+    assert main(["sweep", "grid.yaml", "--dry-run"]) == 0 and "squares n=-1" in capsys.readouterr().out and not (folder / "o").exists()
+    assert main(["sweep", "grid.yaml", "--quiet", "--jobs", "1"]) == 1
+    said = capsys.readouterr()
+    assert "1 of 2 points are done" in said.out and "FAILED squares n=-1\ncell [3]: ValueError: n is negative" in said.err
+    assert main(["sweep", "grid.yaml", "--quiet", "-p", "n", "2"]) == 0 and "1 of 1 points are done (0 now" in capsys.readouterr().out
+    assert main(["sweep", "grid.yaml", "--dry-run"]) == 0 and "2 points, 1 done; 1 groups" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("line, message", [
     ("run squares -p m 3 --out o", "unknown"), ("run squares -p n x --out o", "must be int"), ("run squares -p n 1 -p n 2 --out o", "twice"),
     ("run square --out o", "did you mean 'squares'"), ("run lost.ipynb --out o", "lost.ipynb"), ("info nothing", "unknown"),
-    ("show nowhere", "nowhere"), ("data info nothing", "unknown"), ("data info", "needs a name"), ("data fetch", "needs a name"), ("data list digits", "data info digits"),
+    ("show nowhere", "nowhere"), ("report nowhere", "nowhere"), ("sweep nowhere.yaml", "nowhere.yaml"), ("sweep", "SPEC.yaml"),
+    ("sweep grid.yaml -p m 3", "of no notebook"), ("sweep grid.yaml --engine ray", "invalid choice"), ("sweep grid.yaml --scheduler tcp://x", "engine dask"),
+    ("sweep grid.yaml --jobs 0", "jobs must be >= 1"), ("sweep grid.yaml -p n x", "must be int"), ("data info nothing", "unknown"), ("data info", "needs a name"), ("data fetch", "needs a name"), ("data list digits", "data info digits"),
     ("run squares", "--out"), ("run squares --out o --overwrit", "unrecognized"), ("", "COMMAND"), ("fly", "invalid choice")])
 def test_bad_usage_is_one_line_and_exit_code_2(line, message, folder, capsys):
     assert main(line.split()) == 2
