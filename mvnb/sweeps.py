@@ -348,7 +348,7 @@ def _outcome(e: Exception, temporary: Path, failed: Path) -> dict:
         if path: path = failed / Path(path).name
     return {"state": state, "error": error, "cell": getattr(e, "cell", None), "tail": getattr(e, "tail", ""), "path": str(path or "")}
 
-# %% ../nbs/72_sweeps.ipynb #0d222172
+# %% ../nbs/72_sweeps.ipynb #1ccc3d90
 class _Local:
     "Runs jobs in worker processes."
     lost = None
@@ -413,6 +413,7 @@ def _serve():
     "A worker process: jobs as lines of JSON on stdin, outcomes on stdout; ends when stdin does."
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print must not reach the pipe
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a client in the background of a shell hands down that it is ignored
     jobs: queue.Queue = queue.Queue()
     busy, gone = threading.Event(), threading.Event()
     def listen():

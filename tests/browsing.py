@@ -144,5 +144,10 @@ class Tab:
         return self.errors + self.page.locator(", ".join(signs)).all_inner_texts()
 
     def boxes(self):
-        "Where pictures and read-outs are on the screen."
-        return [e.bounding_box() for e in self.page.locator("img.widget-image, .widget-html").all()]
+        "Where pictures and read-outs are on the screen, once fonts and the page around them are at rest."
+        read = lambda: [e.bounding_box() for e in self.page.locator("img.widget-image, .widget-html").all()]
+        places, end = None, time.monotonic() + 20
+        while (now := read()) != places and time.monotonic() < end:
+            places = now
+            time.sleep(.5)
+        return now

@@ -358,7 +358,8 @@ def test_overwriting_removes_only_files_inside_the_folder(tiny, tmp_path):
 @pytest.mark.slow
 def test_interrupting_leaves_a_failed_notebook(tiny, tmp_path):
     command = [sys.executable, "-m", "mvnb.repro", str(tiny), "-p", "todo", "sleep", "--out", str(tmp_path / "o"), "--quiet"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    hear = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background of a shell ignores it, and so would its children
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hear)
     partial, deadline = tmp_path / "o/tiny.partial.ipynb", time.monotonic() + 60
     while time.monotonic() < deadline and not (partial.exists() and partial.read_text().count('"status": "completed"') >= 3): time.sleep(.2)
     time.sleep(.5)

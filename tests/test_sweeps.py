@@ -256,8 +256,11 @@ def test_a_notebook_that_kills_its_worker_fails_after_its_retries_and_the_rest_g
     assert "again (1 of 1)" in capfd.readouterr().err
 
 
+def hear_ctrl_c(): signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background of a shell ignores it, and so would its children
+
+
 def cli_sweep(*args, **kw):
-    return subprocess.Popen([sys.executable, "-m", "mvnb.cli", "sweep", "s.yaml", "--quiet", "--jobs", "1", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kw)
+    return subprocess.Popen([sys.executable, "-m", "mvnb.cli", "sweep", "s.yaml", "--quiet", "--jobs", "1", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c, **kw)
 
 
 @pytest.mark.slow

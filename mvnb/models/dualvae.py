@@ -100,7 +100,7 @@ def run_settings(
     for name in changes: check_choice("setting", name, numbers)
     return numbers | {k: check_number(k, v) for k, v in changes.items()}
 
-# %% ../../nbs/models/30_dualvae.ipynb #389c2e7f
+# %% ../../nbs/models/30_dualvae.ipynb #ebbe3cfb
 class DualVAE(Model):
     """Dual-masked VAE (Wang et al. 2025). Raises ValueError for fewer than two views, patches that do not fit,
     masks that leave nothing, ratios outside [0, 1] or unknown names."""
@@ -130,7 +130,7 @@ class DualVAE(Model):
         beta_s: float | None = None,          # weight of KL(s) (paper: 1, authors: .5)
         weight_d: float | None = None,        # weight of L_d (paper: 1)
         prior_s: float | None = None,         # 1: hidden views take s from the prior (ours); 0: from the unmasked view (paper)
-        train_snr: float | None = None,       # what the encoders read in training has salt and pepper (0 or 1) on a share of its pixels, drawn from [0, train_snr] for each sample (ours); targets stay clean
+        train_snr: float | None = None,       # images that the encoders read in training have salt and pepper (0 or 1) on a share of their pixels, drawn from [0, train_snr] for each sample (ours); targets stay clean
         mask_targets: float | None = None,    # 1: hidden views are zeros for their own encoder and as targets (authors)
         nll_d: float | None = None,           # 1: L_d is the estimator's negative log-likelihood (authors); 0: the bound of eq. 8
         kl_fused: float | None = None,        # 1: KL(c) of the Gaussian of eq. 3 (authors); 0: the bound of eq. 14
@@ -192,7 +192,7 @@ class DualVAE(Model):
         return {"eps_c": torch.randn(*lead, self.c_dim, **o), "eps_s": torch.randn(*lead, V, self.s_dim, **o),
                 "sample": torch.rand(*lead, **o), "view": torch.rand(*lead, V, **o),
                 **{f"patch{v}": torch.rand(*lead, p, **o) for v, p in enumerate(self.patches)},
-                "rate": torch.rand(*lead, **o), **{f"pixel{v}": torch.rand(*lead, *((1, *s[1:]) if len(s) == 3 else s), **o) for v, s in enumerate(self.views.shapes)},
+                "rate": torch.rand(*lead, **o), **{f"pixel{v}": torch.rand(*lead, 1, *s[1:], **o) for v, s in enumerate(self.views.shapes) if len(s) == 3},
                 **({"drop": torch.randint(2**31, lead, **o)} if self.dropout else {})}
 
     def rows(self, data: MultiView) -> Tensor:
@@ -255,7 +255,7 @@ class DualVAE(Model):
         xs, present, _ = batch
         B, V = present.shape
         hidden = view_mask(noise["sample"], noise["view"], present, self.view_mask)
-        noisy = [fill_absent(speckle(x, noise[f"pixel{v}"], self.train_snr * noise["rate"]), present[:, v]) for v, x in enumerate(xs)]
+        noisy = [fill_absent(speckle(x, noise[f"pixel{v}"], self.train_snr * noise["rate"]), present[:, v]) if f"pixel{v}" in noise else x for v, x in enumerate(xs)]
         whole = [fill_absent(x, ~hidden[:, v]) for v, x in enumerate(noisy)]
         seen, read = [x * keep for x, keep in zip(whole, self.keep(noise))], self.read(present & ~hidden)
         passes = 2 if self.second_pass else 1
