@@ -1,6 +1,6 @@
 """How long after a key press a page in JupyterLab shows new pixels: median and 90th percentile for every page of nbs/explore.
 
-    python benchmarks/explore_latency.py [--presses 40] [--pages 60 61] [--screenshots docs/screenshots]
+    python benchmarks/explore_latency.py [--presses 40] [--pages 60 61] [--out FILE] [--screenshots docs/screenshots]
 
 Measured in the browser: from the keydown event to the first frame after the new picture was loaded. Needs playwright and chromium.
 """
@@ -10,6 +10,9 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+
+from mvnb.base import write_json
+from mvnb.repro import provenance
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from browsing import PAGES, Tab, browser, server
@@ -38,14 +41,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--presses", type=int, default=40, help="key presses per page")
     parser.add_argument("--pages", nargs="*", default=[p.stem[:2] for p in PAGES], help="numbers of the pages")
+    parser.add_argument("--out", type=Path, help="also write the numbers here")
     parser.add_argument("--screenshots", type=Path, help="folder for a picture of every page, as Voila shows it")
     args = parser.parse_args()
+    rows = []
     with tempfile.TemporaryDirectory() as folder, server(folder) as (address, token), browser(address) as context:
         print(f"{'page':<16}{'median ms':>10}{'90 % ms':>10}{'presses':>9}")
         for path in (p for p in PAGES if p.stem[:2] in args.pages):
             tab = Tab(context, address, token, path.name)
             values = latencies(tab, args.presses)
             print(f"{path.stem:<16}{np.median(values):>10.0f}{np.quantile(values, .9):>10.0f}{len(values):>9}", flush=True)
+            rows.append(dict(page=path.stem, median_ms=float(np.median(values)), p90_ms=float(np.quantile(values, .9)), presses=len(values)))
             tab.close()
             if args.screenshots:
                 tab = Tab(context, address, token, path.name, voila=True)
@@ -56,6 +62,7 @@ def main():
                 tab.settle()
                 tab.page.screenshot(path=args.screenshots / f"{path.stem}.png")
                 tab.close()
+    if args.out: print("wrote", write_json(args.out, dict(pages=rows, **provenance())))
 
 
 if __name__ == "__main__": main()
