@@ -144,8 +144,11 @@ class Tab:
         return self.errors + self.page.locator(", ".join(signs)).all_inner_texts()
 
     def boxes(self):
-        "Where pictures and read-outs are on the screen, once fonts and the page around them are at rest."
-        read = lambda: [e.bounding_box() for e in self.page.locator("img.widget-image, .widget-html").all()]
+        "Where pictures and read-outs are below the page's title (a key may scroll), once fonts and the page around them are at rest."
+        def read():
+            top = self.page.locator("h1").first.bounding_box()["y"]
+            found = [e.bounding_box() for e in self.page.locator("img.widget-image, .widget-html").all()]
+            return [{k: round(v - top if k == "y" else v, 2) for k, v in box.items()} for box in found]
         places, end = None, time.monotonic() + 20
         while (now := read()) != places and time.monotonic() < end:
             places = now
