@@ -1,5 +1,6 @@
 "mvnb.repro: what is checked before a run, what a run leaves, what a failure leaves."
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -384,3 +385,48 @@ def test_images_are_inside_the_page_and_braces_in_paths_are_harmless(tmp_path):
     done = run(write(tmp_path / "1_pic.ipynb", body, settings="n = 1\nout = None"), out=tmp_path / "a {b}", progress=False)
     assert "data:image/png;base64" in done.html.read_text() and done.files == [tmp_path / "a {b}/figures/line.png"]
     assert json.loads((done.folder / "metrics.json").read_text())["name"] == "pic"
+
+
+# --- trainings side by side
+
+def note(path, what, seconds=0.):
+    "Leave a file that says when it was written, by whom and with how many threads; what = die: leave nothing."
+    time.sleep(seconds)
+    if what == "die": os.kill(os.getpid(), signal.SIGKILL)
+    Path(path).write_text(f"{time.time()} {os.getpid()} {os.environ.get('OMP_NUM_THREADS')}")
+
+
+def test_side_by_side_starts_the_longest_first_and_reads_in_order(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    read = []
+    seconds = repro.side_by_side([1, 3, 2, 4], note, lambda c: ((tmp_path / str(c), ""), {"seconds": .02}), read.append, processes=2, cost=lambda c: c, title=lambda c: f"cell {c}")
+    when, who, threads = zip(*[(tmp_path / str(c)).read_text().split() for c in (1, 2, 3, 4)])
+    lines = capsys.readouterr().out.splitlines()
+    assert read == [1, 3, 2, 4] and set(threads) == {"1"} and len({*who, str(os.getpid())}) == 5 and os.environ["OMP_NUM_THREADS"] == "7"
+    assert when[0] == max(when) and lines[-1].endswith("cell 1") and len(lines) == 4 and seconds > 0  # the shortest came last
+
+
+def test_a_stopped_process_is_trained_here(tmp_path, capsys):
+    def read(cell):
+        if not (tmp_path / cell).exists(): raise RuntimeError(f"nothing of {cell}")
+    job = {"good": ((tmp_path / "good", ""), {}), "bad": ((tmp_path / "bad", "die"), {})}.__getitem__
+    with pytest.raises(RuntimeError, match="nothing of bad"): repro.side_by_side(["good", "bad"], note, job, read, processes=2)
+    lines = {line.split(" s: ")[1] for line in capsys.readouterr().out.splitlines()}
+    assert lines == {"good", "bad stopped"}
+
+
+def test_a_failure_here_stops_the_processes(tmp_path):
+    def job(cell):
+        if cell == "wrong": raise KeyError(cell)
+        return (tmp_path / cell, ""), {"seconds": 30.}
+    begin = time.monotonic()
+    with pytest.raises(KeyError, match="wrong"): repro.side_by_side(["slow", "wrong"], note, job, print, processes=2)
+    for child in multiprocessing.active_children(): child.join(20)
+    assert not multiprocessing.active_children() and time.monotonic() - begin < 25 and not (tmp_path / "slow").exists()
+
+
+def test_one_process_starts_no_other(capsys):
+    read = []
+    assert repro.side_by_side(["a", "b"], pytest.fail, pytest.fail, read.append) >= 0
+    assert read == ["a", "b"] and [line.split()[-1] for line in capsys.readouterr().out.splitlines()] == ["a", "b"]
+    with pytest.raises(ValueError, match="processes"): repro.side_by_side([], print, print, print, processes=0)
