@@ -48,7 +48,7 @@ gpu: ## on a GPU: its tests, benchmarks and all reproductions with PYTHON, insta
 	$(PYTHON) -m mvnb.cli sweep sweeps/gpu.yaml --jobs 1 --threads 4 --out $(GPU_OUT) $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS) || [ $$? -eq 3 ]
 
 docs: $(STAMP) ## the site: notebooks in reading order, figures, ledger, API, in _docs/index.html
-	@$(BIN)/python -c 'import mkdocs, mkdocs_jupyter' 2>/dev/null || $(PIP) --no-build-isolation -e '.[docs]'
+	@$(BIN)/python -c 'import mkdocs, mkdocs_jupyter, jupyter_server_mathjax' 2>/dev/null || $(PIP) --no-build-isolation -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python docs/build.py
 
 export: $(STAMP) ## write mvnb/ and README.md from nbs/, and clean the notebooks

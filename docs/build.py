@@ -2,6 +2,7 @@
 
 python docs/build.py"""
 import importlib
+import importlib.util
 import inspect
 import json
 import re
@@ -16,17 +17,22 @@ from mvnb import ledger
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK, SOURCE = ROOT / "_proc", ROOT / "_proc/src"
-PARTS = {"Data": "0", "Corruptions": "1", "Building blocks": "2", "Methods": "3", "Evaluation and attacks": "4", "Plots": "50", "Explore": "5", "Explore pages": "6",
-         "Reproductions, sweeps, ledger": "7", "Papers": "89"}
+PARTS = {"Data": 0, "Corruptions": 10, "Building blocks": 20, "Methods": 30, "Evaluation and attacks": 40, "Plots": 50, "Explore": 55, "Explore pages": 60,
+         "Reproductions, sweeps, ledger": 70, "Papers": 80}  # the first number of each
+FORMULAS = """window.MathJax = {
+  config: ["TeX-AMS-MML_HTMLorMML-full.js", "Safe.js"],
+  tex2jax: {inlineMath: [["$", "$"], ["\\\\(", "\\\\)"]], displayMath: [["$$", "$$"], ["\\\\[", "\\\\]"]], processEscapes: true},
+  "HTML-CSS": {availableFonts: [], preferredFont: null, imageFont: null, webFont: "STIX-Web", linebreaks: {automatic: true}},
+  messageStyle: "none", showMathMenu: false
+};
+"""
 
 
 def notebooks() -> dict[str, list[Path]]:
     "The notebooks in reading order: by their numbers, by part."
     found = sorted((p for p in (ROOT / "nbs").rglob("[0-9]*_*.ipynb") if not any(x.startswith(".") for x in p.relative_to(ROOT).parts)), key=lambda p: p.name)
     parts: dict[str, list[Path]] = {name: [] for name in PARTS}
-    for path in found:
-        part = next(n for n, start in reversed(PARTS.items()) if path.name.startswith(start if len(start) == 2 and start != "89" else tuple(start)))
-        parts[part].append(path)
+    for path in found: parts[[name for name, first in PARTS.items() if first <= int(path.name[:2])][-1]].append(path)
     return {name: paths for name, paths in parts.items() if paths}
 
 
@@ -44,12 +50,18 @@ def home():
 
 
 def gallery():
-    "Every committed figure, by run."
+    "Every committed figure, by run, and the pages with sliders as they look."
     lines = ["# Figures", "", "What the reproductions drew; the numbers are in the [ledger](results/ledger.html)."]
     for folder in sorted({p.parent for p in (ROOT / "results").rglob("figures/*.png")}):
-        lines += ["", f"## {folder.parent.relative_to(ROOT / 'results').as_posix()}", ""]
-        lines += [f"![{p.stem.replace('_', ' ')}]({p.relative_to(ROOT).as_posix()}){{ loading=lazy width=360 }}" for p in sorted(folder.glob("*.png"))]
+        lines += ["", f"## {folder.parent.relative_to(ROOT / 'results').as_posix()}", "", *pictures(folder)]
+    lines += ["", "## Pages with sliders", "", "`make lab` opens them: `nbs/explore`.", "", *pictures(ROOT / "docs/screenshots")]
+    shutil.copytree(ROOT / "docs/screenshots", SOURCE / "docs/screenshots")
     (SOURCE / "gallery.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def pictures(folder: Path) -> list[str]:
+    "The pictures of a folder as lines of Markdown."
+    return [f"![{p.stem.replace('_', ' ')}]({p.relative_to(ROOT).as_posix()}){{ loading=lazy width=360 }}" for p in sorted(folder.glob("*.png"))]
 
 
 def api() -> list[dict]:
@@ -72,6 +84,24 @@ def api() -> list[dict]:
     return pages
 
 
+def formulas():
+    "MathJax as an installed package brings it, with its licence, and what it is to do."
+    shutil.copytree(Path(importlib.util.find_spec("jupyter_server_mathjax").origin).parent / "static", SOURCE / "mathjax", ignore=shutil.ignore_patterns("localization"))
+    (SOURCE / "formulas.js").write_text(FORMULAS, encoding="utf-8")
+
+
+def make_local():
+    "Take out what the notebooks' template would load from elsewhere, and make sure that nothing is left."
+    remote = re.compile(r"""<(?:script|img|iframe|source)\b[^>]*\bsrc=["']?(?:https?:)?//[^>]*>|<link\b(?=[^>]*rel=["']?(?:stylesheet|preload|preconnect|icon))[^>]*href=["']?(?:https?:)?//[^>]*>|@import[^;]*//|import\(?\s*["'](?:https?:)?//""", re.I)
+    left = []
+    for page in (ROOT / "_docs").rglob("*.html"):
+        text = re.sub(r"<!-- Load mathjax -->.*?<!-- End of mathjax configuration -->", "", page.read_text(encoding="utf-8"), flags=re.S)
+        text = re.sub(r'<script type="module">(?:(?!</script>).)*mermaid(?:(?!</script>).)*</script>', "", text, flags=re.S)
+        page.write_text(text, encoding="utf-8")
+        left += [f"{page.relative_to(ROOT)}: {found[0][:120]}" for found in remote.finditer(text)]
+    if left: sys.exit("these pages load something from elsewhere:\n" + "\n".join(left))
+
+
 def main():
     shutil.rmtree(WORK, ignore_errors=True)
     SOURCE.mkdir(parents=True)
@@ -80,11 +110,13 @@ def main():
     shutil.copytree(ROOT / "results", SOURCE / "results")
     ledger.report(SOURCE / "results")
     gallery()
+    formulas()
     nav = [{"Home": "index.md"}, *({part: [{title(p): p.relative_to(ROOT).as_posix()} for p in paths]} for part, paths in notebooks().items()),
            {"Results": [{"Figures": "gallery.md"}, {"How they were measured": "results/README.md"}, {"Ledger of claims": "results/ledger.html"}]}, {"API": api()}]
     config = yaml.safe_load((ROOT / "mkdocs.yml").read_text()) | {"nav": nav}
     (WORK / "mkdocs.yml").write_text(yaml.safe_dump(config, allow_unicode=True, sort_keys=False), encoding="utf-8")
-    return subprocess.run([sys.executable, "-m", "mkdocs", "build", "--quiet", "-f", str(WORK / "mkdocs.yml")], cwd=WORK).returncode  # its cache stays there
+    subprocess.run([sys.executable, "-m", "mkdocs", "build", "--quiet", "-f", str(WORK / "mkdocs.yml")], cwd=WORK, check=True)  # its cache stays there
+    make_local()
 
 
-if __name__ == "__main__": sys.exit(main())
+if __name__ == "__main__": main()

@@ -485,7 +485,7 @@ import matplotlib
 matplotlib.use("Agg")
 try: import IPython.display
 except ImportError:
-    sys.modules["IPython"], sys.modules["IPython.display"] = (types.ModuleType(n) for n in ("IPython", "IPython.display"))
+    sys.modules["IPython.display"] = types.ModuleType("IPython.display")  # not its parent, of which matplotlib would ask the version
     sys.modules["IPython.display"].display = print
     def stub(name):
         if name.startswith("__"): raise AttributeError(name)  # what inspect asks of every module

@@ -1,6 +1,7 @@
 "mvnb.ledger: every number once, beside its provenance; nothing without it; one page that holds all of it."
 import json
 import math
+import re
 
 import pandas as pd
 import pytest
@@ -71,16 +72,32 @@ def test_entries(folder):
     assert df.loc["deep/two", "acc"].protocol == "authors"
 
 
+def test_the_page_goes_by_paper_and_names_what_has_no_result(tmp_path):
+    write(tmp_path / "a", metric("claim", [2.5], verdict="holds", claim="ours > theirs", where="all", model="m"), name="simvae_table2")
+    write(tmp_path / "b/x", metric("acc", [.5, .75], paper=.25), metric("nll", [3.0], paper=5, seed=1), name="dualvae_curves")
+    write(tmp_path / "c", metric("acc", [.5]), name="mine")
+    text = ledger.page(ledger.results(tmp_path), known={"simvae_table2": "Table <2>", "dualvae_curves": "Curves", "ardmvc_table1": "Attacks"})
+    order = [text.index(part) for part in ("<h2>Contents", "<h2>DualVAE", 'id="run-b-x"', "<h2>SMVAE and SiMVAE", 'id="run-a"', "<h4>Claims", "<h2>Other", 'id="run-c"')]
+    assert order == sorted(order) and "<h2>AR-DMVC" not in text and text.count("<h4>Claims") == 1
+    rows = [re.findall("<td.*?>(.*?)</td>", row) for row in text.split("<tr")]
+    assert ["SMVAE and SiMVAE (ACM MM 2018)", "simvae_table2", "Table &lt;2&gt;", '<a href="#run-a">a</a>', "1", "0"] in rows
+    assert ["AR-DMVC (ICML 2024)", "ardmvc_table1", "Attacks", "no result yet", "0", "0"] in rows and ["Other", "mine", "", '<a href="#run-c">c</a>', "0", "0"] in rows
+    assert [r[:2] for r in rows if r[:1] == ["ours &gt; theirs"]] == [["ours &gt; theirs", "where=all"]]
+    assert "+0.375 (+1.5 std)" in text and ">-2</td>" in text
+
+
 def test_report_holds_everything_and_loads_nothing_from_elsewhere(folder, capsys, monkeypatch):
     monkeypatch.chdir(folder)
     assert cli.main(["report", ".", "--out", "site/page.html"]) == 0 and capsys.readouterr().out.split() == ["site/page.html", "site/page.csv"]
     text = (folder / "site/page.html").read_text()
-    for part in ("below &lt;it&gt;", "0.75 ± 0.25", "A &amp; B", "0.1235", "&lt;b&gt;", "-1234", 'src="../deep/two/figures/a_b.png"', 'alt="a b"', "01234567", "CPU, 2 threads", "authors"): assert part in text, part
+    for part in ("below &lt;it&gt;", "0.75 ± 0.25", "A &amp; B", "0.1235", "&lt;b&gt;", "-1234", 'src="../deep/two/figures/a_b.png"', 'alt="a b"', HERE["commit"]["hash"], "CPU, 2 threads", "authors"): assert part in text, part
     assert "lost.png" not in text and "http" not in text and "<script" not in text and "nan" not in text.lower().replace("provenance", "")
     assert len(pd.read_csv(folder / "site/page.csv")) == 4
     first = (folder / "site/page.html").read_bytes()
     ledger.report(folder, folder / "site/page.html")
     assert (folder / "site/page.html").read_bytes() == first
+    assert cli.main(["report", ".", "--out", "folder"]) == 0 and sorted(p.name for p in (folder / "folder").iterdir()) == ["ledger.csv", "ledger.html"]
+    capsys.readouterr()
     assert cli.main(["report", "nowhere"]) == 2 and "nowhere" in capsys.readouterr().err
 
 
