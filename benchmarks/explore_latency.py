@@ -1,8 +1,10 @@
-"""How long after a key press a page in JupyterLab shows new pixels: median and 90th percentile for every page of nbs/explore.
+"""How long after a key press a page in JupyterLab shows new pixels, median and 90th percentile for every page of nbs/explore, and how long its first use takes.
 
     python benchmarks/explore_latency.py [--presses 40] [--pages 60 61] [--out FILE] [--screenshots docs/screenshots]
 
-Measured in the browser: from the keydown event to the first frame after the new picture was loaded. Needs playwright and chromium.
+Measured in the browser: from the keydown event to the first frame after the new picture was loaded. First use: from an empty cache, seconds from running
+the notebook's cells (imports and training included) to the first picture, and until all pictures are there and nothing is computed any more.
+OMP_NUM_THREADS=1 measures one thread. Needs playwright and chromium.
 """
 import argparse
 import sys
@@ -10,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from mvnb.base import write_json
 from mvnb.repro import provenance
@@ -46,21 +49,24 @@ def main():
     args = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder, server(folder) as (address, token), browser(address) as context:
-        print(f"{'page':<16}{'median ms':>10}{'90 % ms':>10}{'presses':>9}")
+        print(f"{'page':<16}{'first use, s':>13}{'all, s':>8}{'median ms':>11}{'90 % ms':>9}{'presses':>9}")
         for path in (p for p in PAGES if p.stem[:2] in args.pages):
             tab = Tab(context, address, token, path.name)
             values = latencies(tab, args.presses)
-            print(f"{path.stem:<16}{np.median(values):>10.0f}{np.quantile(values, .9):>10.0f}{len(values):>9}", flush=True)
-            rows.append(dict(page=path.stem, median_ms=float(np.median(values)), p90_ms=float(np.quantile(values, .9)), presses=len(values)))
+            print(f"{path.stem:<16}{tab.first_seconds:>13.1f}{tab.whole_seconds:>8.1f}{np.median(values):>11.0f}{np.quantile(values, .9):>9.0f}{len(values):>9}", flush=True)
+            rows.append(dict(page=path.stem, first_use_s=tab.first_seconds, all_s=tab.whole_seconds, median_ms=float(np.median(values)), p90_ms=float(np.quantile(values, .9)), presses=len(values)))
             tab.close()
             if args.screenshots:
                 tab = Tab(context, address, token, path.name, voila=True)
                 args.screenshots.mkdir(parents=True, exist_ok=True)
                 tab.page.set_viewport_size({"width": 1120, "height": 900})
+                tab.boxes()   # waits until the layout is at rest
                 bottom = tab.page.evaluate("() => Math.max(...Array.from(document.querySelectorAll('.jp-Cell')).map(c => c.getBoundingClientRect().bottom))")
                 tab.page.set_viewport_size({"width": 1120, "height": round(bottom) + 20})
-                tab.settle()
-                tab.page.screenshot(path=args.screenshots / f"{path.stem}.png")
+                tab.boxes()
+                file = args.screenshots / f"{path.stem}.png"
+                tab.page.screenshot(path=file)
+                Image.open(file).quantize(256).save(file, optimize=True)   # half the size
                 tab.close()
     if args.out: print("wrote", write_json(args.out, dict(pages=rows, **provenance())))
 

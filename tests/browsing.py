@@ -15,6 +15,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "nbs/explore").glob("*.ipynb"))
+KNOWN_ERRORS = {  # on the browser's console while a page loads, and not ours
+    "lab": ["net::ERR_FAILED"],                        # what we block: JupyterLab asks its home for news and extensions
+    "voila": ["net::ERR_FAILED",                       # what we block: Voila takes icons from a CDN
+              "Access to font at 'about:blank'",   # a font without an address, now and then, on a page with formulas; our pages name no fonts
+              "#RUNTIME-012\nargs: {\"shareKey\":\"@jupyterlab/docmanager\"}"],   # Voila loads jupytext's extension for JupyterLab without the document manager that it needs
+}
+WRONG = ", ".join([".mvnb-error", "[data-mime-type='application/vnd.jupyter.stderr']", "[data-mime-type='application/vnd.jupyter.error']", ".jupyter-widgets-error-widget", ".voila-notebook-error"])
 CHROMIUM = next((p for p in ("/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome") if Path(p).exists()), None)
 
 
@@ -24,11 +31,12 @@ def _die_with_parent():
 
 
 @contextmanager
-def server(folder):
-    "JupyterLab on 127.0.0.1 with a random token, everything it writes below `folder`; yields its address and token."
+def server(folder, cache=None):
+    "JupyterLab on 127.0.0.1 with a random token, everything it writes below `folder`, what its kernels compute in `cache` if given; yields its address and token."
     folder = Path(folder)
     places = {name: str(folder / name.lower()) for name in ("HOME", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR",
                                                            "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR", "MPLCONFIGDIR", "XDG_CACHE_HOME")}
+    if cache is not None: places |= {"MPLCONFIGDIR": str(Path(cache, "matplotlib")), "XDG_CACHE_HOME": str(cache)}
     for place in places.values(): Path(place).mkdir(parents=True, exist_ok=True)
     quiet = Path(places["JUPYTERLAB_SETTINGS_DIR"], "@jupyterlab/apputils-extension/notification.jupyterlab-settings")
     quiet.parent.mkdir(parents=True)
@@ -51,6 +59,13 @@ def server(folder):
         yield address, token
     finally:
         _end(process)
+
+
+def _pictures(name):
+    "How many pictures a notebook of ours shows, one in any other."
+    path = ROOT / "nbs/explore" / name
+    if not path.exists(): return 1
+    return sum("".join(cell["source"]).startswith("Page(") for cell in json.loads(path.read_text())["cells"])
 
 
 def _wait_for(url, process, log, seconds=60):
@@ -86,52 +101,70 @@ def browser(address):
 class Tab:
     "One page of ours, in JupyterLab or in Voila."
     def __init__(self, context, address, token, name, voila=False):
-        self.page, self.errors = context.new_page(), []
+        self.page, self.errors, self.pictures = context.new_page(), [], _pictures(name)
         self.page.set_default_timeout(90_000)
+        self.kernels = lambda kernel="", method="GET": urllib.request.urlopen(urllib.request.Request(f"{address}/api/kernels{kernel}?token={token}", method=method)).read()
+        known = KNOWN_ERRORS["voila" if voila else "lab"]
         self.page.on("pageerror", lambda e: self.errors.append(str(e)))
-        if not voila:  # Voila's console is not ours: it asks for what we block, and now and then loads two of JupyterLab's extensions in the wrong order
-            self.page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" and "net::ERR_FAILED" not in m.text else None)
-        if voila: self.page.goto(f"{address}/voila/render/{name}?token={token}")
+        self.page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" and not any(sign in m.text for sign in known) else None)
+        if voila: self.page.goto(f"{address}/voila/render/{name}?token={token}", wait_until="commit")
         else: self._run_all(f"{address}/lab/tree/{name}?token={token}&reset")
-        self.page.locator("img.widget-image").first.wait_for()
-        self.settle()
+        start = time.monotonic()
+        self._wait_for_readouts(1)
+        self.first_seconds = time.monotonic() - start   # in JupyterLab: from running the cells to the first picture
+        self._wait_for_readouts(self.pictures)
+        self.settle(300)
+        self.whole_seconds = time.monotonic() - start   # until nothing is computed any more
 
     def _run_all(self, url):
         "Open a notebook in JupyterLab, wait until the kernel is connected (the toolbar says idle before), run all cells."
-        self.page.goto(url)
+        self.page.goto(url, wait_until="commit")
         self.page.wait_for_function("""() => { const session = window.jupyterapp?.shell?.currentWidget?.context?.sessionContext?.session;
             return session?.kernel?.connectionStatus === 'connected' && session.kernel.status === 'idle'; }""")
-        self.page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        self.page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
+
+    def _wait_for_readouts(self, n):
+        "Wait until `n` pages have drawn what their controls say, or something went wrong."
+        self.page.wait_for_function("([n, wrong]) => document.querySelectorAll('.mvnb-page .mvnb-readout').length >= n || document.querySelector(wrong)", arg=[n, WRONG], timeout=300_000)
 
     def close(self):
-        "Shut the kernel down with the page."
-        self.page.evaluate("async () => { await window.jupyterapp?.shell?.currentWidget?.context?.sessionContext?.shutdown(); }")
+        "End the page and its kernel, the only one there is; when a browser leaves Voila, Voila asks for that too, but without the token."
         self.page.close()
+        for kernel in json.loads(self.kernels()): self.kernels(f"/{kernel['id']}", "DELETE")
 
-    def settle(self, seconds=60, quiet=.2):
-        "Wait until pictures and read-outs have not changed for a while; returns them."
+    def settle(self, seconds=60, quiet=.1):
+        "Wait until nothing is computed any more, every picture's name says what its read-out says, and neither has changed for a while; returns the state."
         end, before, since = time.monotonic() + seconds, None, time.monotonic()
         while time.monotonic() < end:
-            now = self.state()
-            if now != before: before, since = now, time.monotonic()
-            elif time.monotonic() - since > quiet: return now
+            now = self._glance()
+            if now != before or not now["rest"]: before, since = now, time.monotonic()
+            elif time.monotonic() - since > quiet: return self.state()
             time.sleep(.03)
-        raise TimeoutError("the page does not come to rest")
+        raise TimeoutError(f"the page does not come to rest: {now}")
+
+    def _glance(self):
+        "What can change, at little cost: every new picture has a new address."
+        return self.page.evaluate("""() => {
+            const pages = Array.from(document.querySelectorAll('.mvnb-page')).map(page => {
+                const [image, readout, error, progress] = ['img.widget-image', '.mvnb-readout', '.mvnb-error', '.mvnb-progress'].map(s => page.querySelector(s));
+                const lines = Array.from(readout?.children ?? []).map(line => line.textContent).join('; ');
+                return {picture: image?.src, text: (readout ?? error)?.textContent, progress: progress?.textContent, rest: !progress && !!(error || (readout && image?.title.endsWith('Now: ' + lines)))}; });
+            return {pages, rest: pages.every(page => page.rest)}; }""")
 
     def state(self):
         "The bytes of every picture, and the text of every read-out."
         return self.page.evaluate("""async () => {
-            const hash = async src => { try { const b = await (await fetch(src)).arrayBuffer();
-                return Array.from(new Uint8Array(await crypto.subtle.digest('SHA-256', b))).map(x => x.toString(16).padStart(2, '0')).join(''); } catch (e) { return 'gone'; } };
+            const hash = async src => { const b = await (await fetch(src)).arrayBuffer();
+                return Array.from(new Uint8Array(await crypto.subtle.digest('SHA-256', b))).map(x => x.toString(16).padStart(2, '0')).join(''); };
             return {pictures: await Promise.all(Array.from(document.querySelectorAll('img.widget-image')).map(i => hash(i.src))),
                     readouts: Array.from(document.querySelectorAll('.mvnb-readout, .mvnb-error')).map(e => e.innerText)}; }""")
 
     def press(self, control, key, seconds=30):
         "Focus a control, press a key as a hand would, wait until something has changed and all is at rest again."
-        before, end = self.state(), time.monotonic() + seconds
+        before, end = self._glance(), time.monotonic() + seconds
         control.focus()
         self.page.keyboard.press(key)
-        while self.state() == before and time.monotonic() < end: time.sleep(.03)
+        while self._glance() == before and time.monotonic() < end: time.sleep(.03)
         return self.settle()
 
     def controls(self, kind):
@@ -140,14 +173,13 @@ class Tab:
 
     def failures(self):
         "Everything on the page that says that something went wrong."
-        signs = (".mvnb-error", "[data-mime-type='application/vnd.jupyter.stderr']", "[data-mime-type='application/vnd.jupyter.error']", ".jupyter-widgets-error-widget", ".voila-notebook-error")
-        return self.errors + self.page.locator(", ".join(signs)).all_inner_texts()
+        return self.errors + self.page.locator(WRONG).all_inner_texts()
 
     def boxes(self):
         "Where pictures and read-outs are below the page's title (a key may scroll), once fonts and the page around them are at rest."
         def read():
             top = self.page.locator("h1").first.bounding_box()["y"]
-            found = [e.bounding_box() for e in self.page.locator("img.widget-image, .widget-html").all()]
+            found = [e.bounding_box() for e in self.page.locator("img.widget-image, .widget-html:visible").all()]
             return [{k: round(v - top if k == "y" else v, 2) for k, v in box.items()} for box in found]
         places, end = None, time.monotonic() + 20
         while (now := read()) != places and time.monotonic() < end:

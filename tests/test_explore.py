@@ -2,7 +2,10 @@
 import contextvars
 import io
 import json
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +19,12 @@ from mvnb import explore
 from mvnb.attack import attack_scores
 from mvnb.corrupt import corrupt, missing_rate
 from mvnb.data import load
-from mvnb.evaluate import kmeans_scores, raw_features
-from mvnb.explore import (Attacks, BarGroups, BodyGroups, Corruptions, FewLabels, Frame, Latest, Page, Robustness, choice_buttons, fingerprint, kept_models, mosaic,
-                          number_slider, ratio_slider, read_model, remembered, score_grid)
+from mvnb.evaluate import kmeans_scores, raw_features, robustness_curve
+from mvnb.explore import (Attacks, BarGroups, BodyGroups, Corruptions, FaceGroups, FewLabels, Frame, Latest, Page, Robustness, choice_buttons, fingerprint, kept_models,
+                          mosaic, number_slider, ratio_slider, read_models, remembered, score_grid)
 from mvnb.fit import fit
 from mvnb.plots import MISSING, blank_figure, style
+from mvnb.semi import accuracy, fit_problems, imputation_error, load_parts, problem
 
 PAGES = sorted((Path(__file__).resolve().parent.parent / "nbs/explore").glob("*.ipynb"))
 
@@ -52,14 +56,14 @@ def test_only_the_newest_waiting_request_is_served():
     def work(x):
         served.append(x)
         started.set()
-        assert go.wait(5)
+        assert go.wait(60)
     latest = Latest(work, failed=lambda e: served.append(e))
     latest.submit(0)
-    assert started.wait(5)
+    assert started.wait(60)
     for i in range(1, 100): latest.submit(i)
     assert served == [0]
     go.set()
-    latest.wait(5)
+    latest.wait(60)
     assert served == [0, 99]
 
 
@@ -75,7 +79,7 @@ def test_work_never_overlaps_and_the_last_is_always_served():
     for t in threads: t.start()
     for t in threads: t.join()
     latest.submit("last")
-    latest.wait(5)
+    latest.wait(60)
     assert worst[0] == 1 and done[-1] == "last" and not [x for x in done if isinstance(x, Exception)]
 
 
@@ -83,9 +87,9 @@ def test_a_failure_is_reported_and_the_next_request_served():
     failed, done = [], []
     latest = Latest(lambda x: done.append(1 / x), failed.append)
     latest.submit(0)
-    latest.wait(5)
+    latest.wait(60)
     latest.submit(2)
-    latest.wait(5)
+    latest.wait(60)
     assert isinstance(failed[0], ZeroDivisionError) and done == [.5]
 
 
@@ -94,17 +98,48 @@ def test_work_sees_the_context_of_its_request():
     latest = Latest(lambda: seen.append(var.get()), seen.append)
     var.set(7)
     latest.submit()
-    latest.wait(5)
+    latest.wait(60)
     assert seen == [7]
 
 
 def test_waiting_has_an_end():
     go = threading.Event()
-    latest = Latest(lambda: go.wait(5), print)
+    latest = Latest(lambda: go.wait(60), print)
     latest.submit()
     with pytest.raises(TimeoutError, match="0.01 seconds"): latest.wait(.01)
     go.set()
-    latest.wait(5)
+    latest.wait(60)
+
+
+def test_work_hears_that_it_is_overtaken():
+    heard, started, go = [], threading.Event(), threading.Event()
+    def work(x):
+        started.set()
+        assert go.wait(60)
+        heard.append(latest.overtaken)
+    latest = Latest(work, heard.append)
+    latest.submit(0)
+    assert started.wait(60) and not latest.overtaken
+    latest.submit(1)
+    go.set()
+    latest.wait(60)
+    assert heard == [True, False]
+
+
+def test_python_does_not_wait_for_work_that_can_stop():
+    code = """import threading, time
+from mvnb.explore import Latest
+started = threading.Event()
+def work():
+    started.set()
+    while not latest.overtaken: time.sleep(.01)
+    print("stopped")
+latest = Latest(work, print)
+latest.submit()
+started.wait()
+print("end")"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and done.stdout.split() == ["end", "stopped"] and not done.stderr
 
 
 # ---- figure and mosaic
@@ -222,15 +257,81 @@ def test_moves_do_not_queue_up():
             self.shown.append(number)
             if number == 1:
                 self.started.set()
-                assert self.go.wait(5)
+                assert self.go.wait(60)
             return super().show(height, number % 3)
     page = Page(Slow())
     page.controls["number"].value = 1
-    assert Slow.started.wait(5)
+    assert Slow.started.wait(60)
     for number in (2, 0, 2, 0, 2): page.controls["number"].value = number
     Slow.go.set()
-    page.latest.wait(5)
+    page.latest.wait(60)
     assert Slow.shown == [0, 1, 2]
+
+
+class Slow(Dot):
+    "Needs a number to be computed before it can be shown."
+    def __init__(self):
+        super().__init__()
+        self.known, self.go, self.asked = set(), {n: threading.Event() for n in range(4)}, []
+    def prepare(self, height, number):
+        for n in sorted(range(3), key=lambda n: n != number):
+            if n in self.known: continue
+            yield f"computing <{n}>"
+            self.asked.append(n)
+            assert self.go[n].wait(60)
+            self.known.add(n)
+        if number == 3: raise ValueError("three cannot be computed")
+    def show(self, height, number): return super().show(height, number) if number in self.known else None
+
+
+def until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end: time.sleep(.005)
+    assert condition()
+
+
+def test_what_takes_long_is_computed_behind_the_page():
+    scene = Slow()
+    page = Page(scene)
+    blank = page.picture.value
+    until(lambda: "computing &lt;0&gt;..." in page.progress.value)
+    assert Image.open(io.BytesIO(blank)).size == (240, 160) and not page.readout.value and "role='status'" in page.progress.value
+    scene.go[0].set()
+    until(lambda: "computing &lt;1&gt;..." in page.progress.value and page.readout.value)
+    first = page.picture.value
+    assert first != blank and scene.known == {0}
+    page.controls["number"].value = 2                     # overtakes: 2 comes next
+    page.latest.wait(60)
+    assert page.picture.value == first                    # not there yet: the picture stays
+    scene.go[1].set()
+    until(lambda: scene.asked == [0, 1, 2])
+    scene.go[2].set()
+    page.wait(60)
+    assert not page.progress.value and page.picture.value != first and "odd &lt;i&gt;:</span> False" in page.readout.value
+    page.set(number=0)
+    assert page.picture.value == first and scene.asked == [0, 1, 2]
+
+
+def test_the_newest_values_come_next():
+    scene = Slow()
+    page = Page(scene)
+    until(lambda: scene.asked == [0])
+    page.controls["number"].value = 2
+    for event in scene.go.values(): event.set()
+    page.wait(60)
+    assert scene.asked == [0, 2, 1]
+
+
+def test_a_failure_behind_the_page_is_written_into_it():
+    scene = Slow()
+    for event in scene.go.values(): event.set()
+    page = Page(scene)
+    page.wait(60)
+    first = page.picture.value
+    page.set(number=3)
+    assert "ValueError: three cannot be computed" in page.readout.value and not page.progress.value and page.picture.value == first
+    page.set(number=0)
+    assert "alert" not in page.readout.value and page.picture.value == first
 
 
 def test_unknown_controls_and_values_are_refused():
@@ -265,12 +366,25 @@ def test_models_are_trained_once_and_again_when_something_changed(cache):
     assert len(kept_models("dualvae", [data, data[:60]], epochs=1, seeds=[0, 1])) == 2
 
 
-def test_read_model_from_folder_file_or_nowhere(tmp_path):
+def test_read_models_from_folder_file_or_nowhere(tmp_path):
     data = load("digits", n=60)
-    model = fit("dualvae", data, epochs=1, out=tmp_path / "run", progress=False, device="cpu").models[0]
-    for place in (tmp_path / "run", tmp_path / "run/run_0.pt", str(tmp_path / "run")): assert fingerprint(read_model(place)) == fingerprint(model)
-    with pytest.raises(FileNotFoundError): read_model(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError): read_model(tmp_path)
+    models = fit("dualvae", data, epochs=0, seeds=list(range(11)), out=tmp_path / "run", progress=False, device="cpu").models
+    for place in (tmp_path / "run", str(tmp_path / "run")): assert [fingerprint(m) for m in read_models(place)] == [fingerprint(m) for m in models]
+    assert [fingerprint(m) for m in read_models(tmp_path / "run/run_10.pt")] == [fingerprint(models[10])]
+    with pytest.raises(FileNotFoundError): read_models(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="no run_0.pt"): read_models(tmp_path)
+
+
+def test_pages_that_open_together_compute_once(cache):
+    calls, results = [], []
+    def make():
+        calls.append(1)
+        time.sleep(.1)
+        return {"x": torch.ones(1)}
+    threads = [threading.Thread(target=lambda: results.append(remembered("together", 0, make))) for _ in range(3)]
+    for t in threads: t.start()
+    for t in threads: t.join()
+    assert len(calls) == 1 and [r["x"].item() for r in results] == [1, 1, 1]
 
 
 def test_remembered_computes_once_and_survives_a_damaged_file(cache):
@@ -329,25 +443,41 @@ def robustness(cache):
 
 
 def test_score_grid_is_the_protocol(robustness):
-    scores, data = robustness.scores, robustness.data
+    data = robustness.data[:150]
+    scores = score_grid(robustness.model, data, [0., .5, 1.], [0., .2], repeats=2)
     assert {k: tuple(v.shape) for k, v in scores.items()} == {"kmeans": (2, 3, 2), "svc": (2, 3, 2), "confusion": (3, 2, 10, 10)}
+    curve = robustness_curve({"model": robustness.model.embed, "floor": raw_features}, data, vmr=[0., .5, 1.], snr=[0., .2], repeats=2)
+    for task in ("kmeans", "svc"):
+        rows = curve[(curve["task"] == task) & (curve["metric"] == "acc")]
+        for i, name in enumerate(("model", "floor")):
+            means = rows[rows["model"] == name].groupby(["vmr", "snr"])["value"].mean().to_numpy().reshape(3, 2)
+            assert np.allclose(scores[task][i], means, atol=1e-6)
     bad = corrupt(data, vmr=.5, snr=.2, seed=0)
     for i, f in enumerate((robustness.model.embed, raw_features)):
-        assert scores["kmeans"][i, 1, 1] == pytest.approx(kmeans_scores(f(bad), data.y, repeats=3)["acc"].mean())
+        assert scores["kmeans"][i, 1, 1] == pytest.approx(kmeans_scores(f(bad), data.y, repeats=2)["acc"].mean())
     assert (scores["confusion"].sum((2, 3)) == len(data)).all() and (scores["confusion"].sum(3)[0, 0] == data.y.bincount()).all()
 
 
-def test_score_grid_of_a_few_rows():
-    data, model = load("digits", n=80), fit("dualvae", load("digits", n=80), epochs=1, progress=False, device="cpu").models[0]
-    assert score_grid(model, data, [0., .3], [.1], repeats=1)["svc"].shape == (2, 2, 1)
+def test_scores_are_computed_behind_the_page_the_chosen_noise_first(cache, robustness):
+    scene = Robustness(epochs=1, vmrs=(0., .5), snrs=(0., .2))
+    said = scene.show(vmr=.5, snr=.2)
+    assert said["k-means accuracy"].startswith("... on c, ... on raw") and np.isnan(scene.curves["svc", 1].get_ydata()).all()
+    steps = scene.prepare(vmr=.5, snr=.2)
+    assert next(steps) == "computing the accuracies at SNR 20% (1 of 2)" and not scene.scores
+    assert next(steps) == "computing the accuracies at SNR 0% (2 of 2)" and set(scene.scores) == {.2}
+    said = scene.show(vmr=.5, snr=.2)
+    assert said["k-means accuracy"].startswith(f"{float(scene.scores[.2]['kmeans'][0, 1, 0]):.1%} on c") and (scene.curves["svc", 1].get_ydata() > .5).all()
+    assert scene.show(vmr=.5, snr=0.)["SVC accuracy"].startswith("... on c")
+    assert not list(steps) and set(scene.scores) == {0., .2} and not list(scene.prepare(vmr=0., snr=0.))
 
 
 def test_robustness_moves_and_returns(robustness):
     page = Page(robustness)
+    page.wait()
     first = page.picture.value
     page.set(vmr=1., snr=.2)
     assert page.picture.value != first and "samples without a view:</span> 359 of 359" in page.readout.value
-    assert robustness.here.get_xdata()[0] == 1 and robustness.here.get_ydata()[0] == pytest.approx(float(robustness.scores["kmeans"][0, 2, 1]))
+    assert robustness.here.get_xdata()[0] == 1 and robustness.here.get_ydata()[0] == pytest.approx(float(robustness.scores[.2]["kmeans"][0, 2, 0]))
     z = np.concatenate([p.get_xydata() for p in robustness.points])
     assert len(z) == 359 and np.isfinite(z).all()
     few = corrupt(robustness.data, vmr=1., snr=.2, seed=0)[robustness.rows]
@@ -367,6 +497,7 @@ def test_robustness_of_a_model_of_your_own(robustness, cache, tmp_path):
 def test_few_labels_shows_the_same_rows_in_every_cell(cache):
     scene = FewLabels(labels=(.02, .1), missing=(.1, .9), epochs=1, rows=20)
     page = Page(scene)
+    page.wait()
     first = page.picture.value
     page.set(missing=.1)
     few = scene.maps["observed"].get_array().mask[:, 0]
@@ -385,7 +516,47 @@ def test_few_labels_shows_the_same_rows_in_every_cell(cache):
     assert sum(bar.get_height() for bar in scene.proba) == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("make", [lambda: BarGroups(epochs=2), lambda: BodyGroups(epochs=3)], ids=["bars", "body"])
+def test_few_labels_trains_the_first_cell_before_the_others(cache):
+    scene = FewLabels(labels=(.02, .1), missing=(.1, .9), epochs=1, rows=20)
+    steps = scene.prepare(labels=.1, missing=.9, row=0)
+    assert scene.show(labels=.1, missing=.9, row=0) is None
+    assert next(steps) == "training a model for 10% labels and 90% of the rows without the view"
+    assert next(steps) == "training the models of the other 3 cells" and set(scene.models) == {(.1, .9)}
+    assert scene.show(labels=.1, missing=.9, row=0) and scene.show(labels=.02, missing=.1, row=0) is None
+    assert not list(steps) and list(scene.problems) != list(scene.models) and set(scene.models) == set(scene.problems) and not list(scene.prepare(.02, .1, 0))
+
+
+def test_few_labels_of_models_of_your_own(tmp_path):
+    cells = dict(labels=(.02, .1), missing=(.1, .9), rows=20)
+    ask = dict(labels=.1, missing=.1, row=3)
+    problems = FewLabels(**cells).problems
+    def run(name, problems, **options): return fit_problems("simvae", problems, settings={"variant": "mvnb"}, epochs=0, out=tmp_path / name, progress=False, device="cpu", **options).models
+    models = run("four", list(problems.values()), seeds=[0, 1, 2, 3])
+    scene = FewLabels(run=tmp_path / "four", **cells)
+    assert not list(scene.prepare(**ask)) and [fingerprint(m) for m in scene.models.values()] == [fingerprint(m) for m in models] and list(scene.models) == list(problems)
+    assert scene.scores[.1, .1] == (accuracy(models[2], problems[.1, .1].test), imputation_error(models[2], problems[.1, .1].train, problems[.1, .1].truth))
+    one = run("one", [problems[.02, .1]])[0]
+    for place in ("one", "one/run_0.pt"):
+        scene = FewLabels(run=tmp_path / place, **cells)
+        assert {fingerprint(m) for m in scene.models.values()} == {fingerprint(one)} and len(scene.models) == 4
+    page = Page(scene)
+    before = page.picture.value
+    page.set(missing=.1)
+    assert page.picture.value != before and "43 rows without" in page.readout.value
+    run("two", [problems[.02, .1]] * 2)
+    with pytest.raises(ValueError, match="run must hold 1 model or 4, one per label share and missing fraction, got 2"): FewLabels(run=tmp_path / "two", **cells)
+    fit("dualvae", load("digits", n=60), epochs=0, out=tmp_path / "other", progress=False, device="cpu")
+    with pytest.raises(ValueError, match="this model was made for"): FewLabels(run=tmp_path / "other", **cells)
+
+
+def test_few_labels_takes_as_many_classes_as_the_model_knows(tmp_path):
+    parts = load_parts("mfeat", tiny=True)
+    fit("simvae", problem(parts, .05, .5, seed=0).train, epochs=0, settings={"variant": "mvnb"}, out=tmp_path, progress=False, device="cpu")
+    scene = FewLabels(run=tmp_path, labels=(.05,), missing=(.5,))
+    assert len(scene.proba) == 10 and len(scene.problems[.05, .5].train) == len(parts[0])
+
+
+@pytest.mark.parametrize("make", [lambda: BarGroups(epochs=2), lambda: BodyGroups(epochs=3), lambda: FaceGroups(epochs=2)], ids=["bars", "body", "faces"])
 def test_groups_show_what_is_ticked(cache, make):
     scene = make()
     page, names = Page(scene), scene.data.names
@@ -412,24 +583,55 @@ def test_hidden_quadrants_are_not_shown(cache):
     assert not np.ma.getmaskarray(scene.images[0].get_array()).any()
 
 
+def test_hidden_faces_are_striped(cache):
+    scene = FaceGroups(epochs=2)
+    names, size = scene.data.names, 34   # a tile and its gap
+    scene.show(row=1, **{name: name == names[2] for name in names})
+    truth, seen, rebuilt = (p.get_array() for p in scene.pictures)
+    def tile(m, i): return m[2 + i // 2 * size:size + i // 2 * size, 2 + i % 2 * size:size + i % 2 * size]
+    def striped(t): return {tuple(x) for x in t.reshape(-1, 3)} == {(1., 1., 1.), tuple(np.float32(to_rgb(MISSING)))}
+    assert [striped(tile(seen, i)) for i in range(7)] == [True, True, False, True, True, True, True] and (tile(seen, 7) == 1).all()
+    for i, x in enumerate(scene.data.xs): assert np.array_equal(tile(truth, i)[..., 0], x[1, 0].numpy())
+    assert np.array_equal(tile(seen, 2), tile(truth, 2)) and not any(striped(tile(m, i)) for m in (truth, rebuilt) for i in range(7))
+
+
 def test_attacks_stay_in_their_radius_and_are_kept(cache):
     model = kept_models("mae", load("digits", split="train", n=200), epochs=1)[0]
-    scene = Attacks({"mine": model}, kinds=("assignment", "uniform"), radii=(0., .05, .2), n=50)
+    options = dict(radii=(0., .05, .2), n=50, gan=dict(epochs=1))
+    scene = Attacks({"mine": model}, kinds=("assignment", "gan", "uniform"), **options)
+    assert scene.show("mine", "assignment", .05) is None
     page = Page(scene)
+    page.wait()
     first, kept = page.picture.value, len(list(cache.glob("attack-*.pt")))
-    assert page.values() == {"model": "mine", "kind": "assignment", "eps": .05}
-    for i, (mv, score) in enumerate(zip(*scene.attacked("mine", "assignment"))):
-        assert max(float((a - b).abs().max()) for a, b in zip(mv.xs, scene.data.xs)) <= scene.radii[i] + 1e-6
-        assert score == attack_scores(scene.targets("mine"), scene.data, mv)
+    assert page.values() == {"model": "mine", "kind": "assignment", "eps": .05} and kept == 3
+    for kind in scene.kinds:
+        page.set(kind=kind)
+        for radius in scene.radii:
+            mv, score = scene.attacked["mine", kind, radius]
+            assert max(float((a - b).abs().max()) for a, b in zip(mv.xs, scene.data.xs)) <= radius + 1e-6
+            assert score == attack_scores(scene.targets["mine"], scene.data, mv)
+    assert len(list(cache.glob("attack-*.pt"))) == 9
     page.set(eps=0.)
     assert "0.0% of 50" in page.readout.value and "change of a pixel:</span> 0.000" in page.readout.value
     page.set(kind="uniform", eps=.2)
-    assert page.picture.value != first and len(list(cache.glob("attack-*.pt"))) == kept + 1
+    assert page.picture.value != first
     page.set(kind="assignment", eps=.05)
     assert page.picture.value == first
-    again = Page(Attacks({"mine": model}, kinds=("assignment",), radii=(0., .05, .2), n=50))
-    assert again.picture.value == first and len(list(cache.glob("attack-*.pt"))) == kept + 1
-    with pytest.raises(ValueError, match="kinds='gradient' is unknown"): Attacks({"mine": model}, kinds=("gradient",))
+    again = Page(Attacks({"mine": model}, kinds=("assignment",), **options))
+    again.wait()
+    assert again.picture.value == first and len(list(cache.glob("attack-*.pt"))) == 9
+
+
+def test_the_gan_says_that_it_is_being_trained(cache):
+    model = kept_models("mae", load("digits", split="train", n=200), epochs=1)[0]
+    scene = Attacks({"mine": model, "mae": dict(epochs=0)}, kinds=("assignment", "gan"), radii=(0., .1), n=40, gan=dict(epochs=1))
+    assert list(scene.prepare("mine", "gan", .1)) == ["training a GAN at radius 0 (1 of 2)", "training a GAN at radius 0.1 (2 of 2)"]
+    assert list(scene.prepare("mae", "assignment", 0.))[0] == "training mae" and not list(scene.prepare("mine", "gan", 0.))
+    assert scene.show("mine", "gan", .1) and scene.show("mine", "assignment", .1) is None
+
+
+def test_unknown_attacks_are_refused():
+    with pytest.raises(ValueError, match="kinds='gradient' is unknown"): Attacks(kinds=("gradient",))
 
 
 # ---- the notebooks
