@@ -83,8 +83,10 @@ def test_the_numbers_of_smvae_are_measured():
     assert result["commit"] and not result["commit"]["dirty"]
     section = TEXT[TEXT.index("### SMVAE and SiMVAE"):TEXT.index("### factVAE")]
     values = [m for m in result["metrics"] if m["name"] == "accuracy"]
-    assert len(values) == 30
+    assert len(values) == 63
     for m in values: assert f"{100 * m['mean']:.1f} ± {100 * m['std']:.1f}" in section, m["keys"]
+    steps = [m for m in result["metrics"] if m["name"] == "ladder" and m["keys"]["kind"] == "added"]
+    assert len(steps) == 6 and all(f"{100 * m['mean']:.1f}" in section for m in steps)
     for data in ("simvae_table2_emotion-sim", "simvae_incomplete"):
         result = json.loads((ROOT / f"results/{data}/metrics.json").read_text(encoding="utf-8"))
         assert result["commit"] and not result["commit"]["dirty"]
