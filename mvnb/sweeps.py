@@ -251,7 +251,7 @@ def finished(
             for key in _known[stamp]["points"]: done[key] = _known[stamp]
     return done
 
-# %% ../nbs/72_sweeps.ipynb #790c9b40
+# %% ../nbs/72_sweeps.ipynb #28e5971a
 @contextlib.contextmanager
 def _claim(out: Path, keys: Iterable[str]):
     "Lock every key or none; yields whether it worked."
@@ -347,7 +347,8 @@ def _outcome(e: Exception, temporary: Path, failed: Path) -> dict:
     "What became of a group that did not finish. Only a failure is put aside under a name of its own."
     error = getattr(e, "error", f"{type(e).__name__}: {e}")
     out_of_memory = r"MemoryError|OutOfMemoryError|out of memory|[Cc]annot allocate memory|can't allocate memory"
-    state = "full" if "[Errno 28]" in error else "lost" if error.startswith("DeadKernelError") else "memory" if re.search(out_of_memory, error) else "failed"
+    no_kernel = error.startswith("DeadKernelError") or "Kernel died before replying" in error  # the second: two that start at once can pick the same port
+    state = "full" if "[Errno 28]" in error else "lost" if no_kernel else "memory" if re.search(out_of_memory, error) else "failed"
     path = getattr(e, "path", None)
     if state == "failed" and temporary.exists():
         shutil.rmtree(failed, ignore_errors=True)

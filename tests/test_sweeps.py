@@ -210,7 +210,8 @@ def test_what_a_notebook_raises(home, monkeypatch):
     assert got["state"] == "failed" and got["cell"] == 3 and "KeyError: 'lost'" in got["error"] and 'todo == "error"' in got["tail"]
     assert Path(got["path"]).is_file() and folders(made.out) == [f"{groups(points(made))[0].key}.failed"] and not finished(made.out)
     for raised, state in ((repro.NotebookFailed("x", 1, "OutOfMemoryError: CUDA out of memory.", "", Path("x")), "memory"), (MemoryError(), "memory"),
-                          (repro.NotebookFailed("x", 1, "DeadKernelError: Kernel died", "", Path("x")), "lost"), (OSError(errno.ENOSPC, "No space left on device"), "full")):
+                          (repro.NotebookFailed("x", 1, "DeadKernelError: Kernel died", "", Path("x")), "lost"),
+                          (repro.NotebookFailed("x", None, "RuntimeError: Kernel died before replying to kernel_info", "", Path("x")), "lost"), (OSError(errno.ENOSPC, "No space left on device"), "full")):
         def fail(*args, **kw): raise raised
         monkeypatch.setattr(repro, "run", fail)
         assert work(job(groups(points(made))[0], made.out))["state"] == state and not finished(made.out)
