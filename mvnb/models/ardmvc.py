@@ -81,7 +81,7 @@ def _pair_loss(zu: Tensor, zv: Tensor, pu: Tensor, pv: Tensor, others: Tensor, t
     values = torch.cat(parts, 1).masked_fill(~allowed, -1e9).logsumexp(1) - cross.diagonal()
     return torch.where(count, values, 0.).sum() / count.sum().clamp_min(1)
 
-# %% ../../nbs/models/35_ardmvc.ipynb #c664bc9c
+# %% ../../nbs/models/35_ardmvc.ipynb #7e879d1f
 class RowBatchNorm(nn.Module):
     "Batch normalisation of (B, C, ...) whose statistics are those of the rows that count."
     def __init__(
@@ -152,7 +152,7 @@ def patch_conv(
     x: Tensor,         # (B, C, H, W) of few channels
     conv: nn.Conv2d,   # a square kernel, without stride or padding
 ) -> Tensor:           # (B, C', H', W'), the channels of a pixel side by side
-    "A convolution as a product with the patches of the image: several times faster on a CPU where C is 1 or 3."
+    "A convolution from few channels to many as a product with the patches of the image, which a CPU does faster and leaves in this layout."
     side = conv.kernel_size[0]
     return F.linear(F.unfold(x, side).mT, conv.weight.flatten(1), conv.bias).mT.unflatten(2, tuple(n - side + 1 for n in x.shape[2:]))
 
