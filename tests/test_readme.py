@@ -103,3 +103,15 @@ def test_the_numbers_of_ar_dmvc_are_measured():
              or m["name"] == "own_acc" and (m["keys"]["vmr"], m["keys"]["snr"]) in ((.5, 0), (0, .3))]
     assert len(shown) == 9 * 6
     for m in shown: assert f"{100 * m['mean']:.1f} ± {100 * m['std']:.1f}" in section, m["keys"]
+
+
+def test_the_numbers_of_ar_dmvc_table_1_are_measured():
+    result = json.loads((ROOT / "results/ardmvc_table1/noisymnist/metrics.json").read_text(encoding="utf-8"))
+    assert result["commit"] and not result["commit"]["dirty"]
+    section = TEXT[TEXT.index("| NoisyMNIST, ACC in %"):TEXT.index("## How to use it")]
+    rows = {line.split("|")[1].strip(): [v.split("[")[0].strip() for v in line.split("|")[2:7]] for line in section.splitlines() if line.startswith("| ")}
+    names = {"CoMVC": "CL-MVC", "AR-DMVC-AM, mvnb": "**AR-DMVC-AM, our recipe**"}
+    columns = [("acc_pre", None, None), ("acc_post", "gan", .3), ("acc_post", "sign", .3), ("acc_post", "gan", .15), ("worst", None, .15)]
+    shown = [(m, columns.index(at)) for m in result["metrics"] if (at := (m["name"], m["keys"].get("attack"), m["keys"].get("eps"))) in columns]
+    assert len(shown) == 10 * 5
+    for m, column in shown: assert rows[names.get(m["keys"]["method"], m["keys"]["method"])][column] == f"{100 * m['mean']:.1f} ± {100 * m['std']:.1f}", m["keys"]
