@@ -743,14 +743,13 @@ def _elbo_score(valid: MultiView) -> Callable[[Model], float]:
         return -float(model.losses(_over(mv.batch, rows), noise)[next(iter(model.players))])
     return score
 
-# %% ../nbs/25_fit.ipynb #ac0e1d04
+# %% ../nbs/25_fit.ipynb #c58fd179
 _CONVOLUTION_WEIGHTS = 250_000  # convolution weights per run from which runs on a CPU are no faster together (benchmarks/run.py)
 
 def batch_of_runs(
     model: Model,                    # any model
     device: str | torch.device,      # where it trains
 ) -> int:                            # runs to train in one vectorised step
-    "A deterministic choice of how many runs share a step: all of them, unless a CPU would convolve them slower than one after another or the model names a limit."
-    if torch.device(device).type != "cpu": return 1024
+    "A deterministic choice of how many runs share a step: all of them, unless a CPU would convolve them slower than one after another."
     convolution = sum(p.numel() for p in model.parameters() if p.ndim > 3)
-    return 1 if convolution > _CONVOLUTION_WEIGHTS else model.cpu_runs
+    return 1 if torch.device(device).type == "cpu" and convolution > _CONVOLUTION_WEIGHTS else 1024

@@ -44,13 +44,12 @@ def leading(
     "Read the `n` of `draw` as a shape."
     return (n,) if isinstance(n, int) else tuple(n)
 
-# %% ../../nbs/24_contract.ipynb #e20e04ad
+# %% ../../nbs/24_contract.ipynb #61c8fff4
 class Model(nn.Module):
     "What every method of the workbook is: a plain module whose randomness is an explicit input."
     players: ClassVar[dict[str, tuple[str, ...]]] = {"model": ("",)}  # objective -> prefixes of its parameters
     per_run: ClassVar[tuple[str, ...]] = ()                           # numeric settings that may differ between runs
     optimizers: ClassVar[dict[str, dict]] = {}                        # parameter prefix -> optimizer settings of its own
-    cpu_runs: ClassVar[int] = 1024                                    # most runs that share a step on a CPU, whose cache more would not fit
 
     def __init__(self, views: ViewSpec):
         super().__init__()

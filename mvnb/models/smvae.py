@@ -196,7 +196,7 @@ class Completed(NamedTuple):
     log_psi: Tensor    # (B,): log q_psi of the views that are known
     known: Tensor      # (B,): 1 where `log_psi` counts
 
-# %% ../../nbs/models/33_smvae.ipynb #8c47efb5
+# %% ../../nbs/models/33_smvae.ipynb #1677d1a6
 presets: dict[str, dict[str, float]] = {
     #          weight of: the classifier, the bounds, agreement with a damaged copy, agreement with neighbours, even classes; the damage: noise, lost views
     "paper": dict(c=.5, weight=1.0, consistency=0.0, neighbours=0.0, balance=0.0, noise=0.0, drop=0.0),
@@ -211,7 +211,6 @@ training: dict[str, dict] = {  # arguments of `mvnb.fit.fit`; "paper": Adam at 3
 class SMVAE(MVAE):
     "Semi-supervised MVAE: the label is a latent variable, summed out exactly where it is unknown (Du et al. 2018, 3.2)."
     per_run = tuple(presets["paper"])
-    cpu_runs = 5
 
     def __init__(
         self,
