@@ -133,7 +133,7 @@ def main():
     times = measure(*build(a.channels, a.batch, a.steps), a.rounds)
     for name in ("step", "attack"):
         print(f"{name:7s} {times[name]:7.3f} s, literal {times['literal ' + name]:7.3f} s, ratio {times['literal ' + name] / times[name]:.2f}")
-    if a.out: write_json(a.out, {"arguments": vars(a), "differences": different, "seconds": times, "load": os.getloadavg(), "provenance": provenance()})
+    if a.out: write_json(a.out, {"arguments": {k: v for k, v in vars(a).items() if k != "out"}, "differences": different, "seconds": times, "load": os.getloadavg(), "provenance": provenance()})
 
 
 if __name__ == "__main__": main()
