@@ -1,8 +1,9 @@
 """Speed of a training step of AR-DMVC-AM: as the models take it, against a literal one.
 
-    python benchmarks/attack.py [--threads 1] [--channels 64] [--batch 100] [--steps 10] [--rounds 3] [--out FILE]
+    python benchmarks/attack.py [--threads 1] [--net cnn] [--channels 64] [--images 28] [--runs 1] [--batch 100] [--steps 10] [--rounds 3] [--out FILE]
 
-A literal step computes the whole loss (contrastive and clustering) in every attack step, and lets autograd fill the gradients
+The defaults are the paper's networks; `--net mlp --images 14 --runs 5 --batch 50 --steps 5` is the cpu scale of `94_ardmvc_table1`,
+five runs in one step against a literal step of each. A literal step computes the whole loss (contrastive and clustering) in every attack step, and lets autograd fill the gradients
 of all parameters as well as those of the views; its networks are the same layers one after the other, in PyTorch's default
 memory layout. Both start from the same weights, batch and noise; their attacked views, losses and gradients are compared first.
 Times are medians over alternating rounds in one process, of the process's CPU time, which other programs disturb less:
@@ -21,7 +22,7 @@ from torch import nn
 from mvnb.base import generator, write_json
 from mvnb.fit import Stack
 from mvnb.models import ViewSpec, evaluating, seeded
-from mvnb.models.ardmvc import ARDMVCAM, mitigator_loss, project
+from mvnb.models.ardmvc import ARDMVCAM, ViewCNN, mitigator_loss, project
 from mvnb.repro import provenance
 from mvnb.views import Batch
 
@@ -40,9 +41,9 @@ class LiteralCNN(nn.Module):
 
 
 def literal_model(model):
-    "The same weights in literal layers."
+    "The same weights in literal layers; perceptrons are literal as they are."
     copied = copy.deepcopy(model)
-    copied.encoders = nn.ModuleList(LiteralCNN(f) for f in copied.encoders)
+    copied.encoders = nn.ModuleList(LiteralCNN(f) if isinstance(f, ViewCNN) else f for f in copied.encoders)
     return copied
 
 
@@ -73,31 +74,34 @@ def literal_step(model, optimizer, batch, noise):
     return float(total.detach()), xs
 
 
-def build(channels, batch_size, steps, images=28):
-    "A model, a batch of random images, and the noise of a step."
+def build(channels, batch_size, steps, images=28, net="cnn", runs=1):
+    "Models, and for each of them a batch of random images and the noise of a step."
     views = ViewSpec(((1, images, images),) * 2, ("image", "noisy"), tuple("0123456789"))
-    with seeded(0, "weights"): model = ARDMVCAM(views, channels=channels, steps=steps, lam=1.0)
-    g = generator(0, "benchmark")
-    batch = Batch(tuple(torch.rand(batch_size, *s, generator=g) for s in views.shapes), torch.ones(batch_size, 2, dtype=torch.bool), torch.full((batch_size,), -1))
-    return model, batch, model.draw(batch_size, g)
+    settings, models, batches, noises = dict(net=net, channels=channels, hidden=(128, 64), steps=steps, lam=1.0), [], [], []
+    for run in range(runs):
+        with seeded(run, "weights"): models.append(ARDMVCAM(views, **settings))
+        g = generator(run, "benchmark")
+        batches.append(Batch(tuple(torch.rand(batch_size, *s, generator=g) for s in views.shapes), torch.ones(batch_size, 2, dtype=torch.bool), torch.full((batch_size,), -1)))
+        noises.append(models[-1].draw(batch_size, g))
+    return models, batches, noises
 
 
-def one(tree):
-    "A leading axis of one run."
-    return {k: v[None] for k, v in tree.items()} if isinstance(tree, dict) else Batch(tuple(x[None] for x in tree.xs), tree.present[None], tree.y[None])
+def together(batches, noises):
+    "Batches and noise of all runs with a leading axis."
+    return Batch(tuple(map(torch.stack, zip(*(b.xs for b in batches)))), *(torch.stack(ts) for ts in list(zip(*batches))[1:])), {k: torch.stack([n[k] for n in noises]) for k in noises[0]}
 
 
-def compare(model, batch, noise):
+def compare(models, batches, noises):
     "Largest differences of the attacked views, the loss, and the gradients of the parameters, in double precision."
-    model = copy.deepcopy(model).double()
-    batch, noise = batch._replace(xs=tuple(x.double() for x in batch.xs)), {k: v.double() for k, v in noise.items()}
-    literal, stack = literal_model(model), Stack([model], lr=0.0)
-    loss, xs = literal_step(literal, torch.optim.SGD(literal.parameters(), lr=0.0), batch, noise)
-    ours = model.attacked(batch, noise, model.parts(batch.xs, batch.present)[3])  # the clean pass has moved the running statistics
-    terms = stack.gradients(one(batch), one(noise))
-    grads = {k.replace(".cnn.", "."): p for k, p in literal.named_parameters()}
-    return {"views": max(float((a - b).abs().max()) for a, b in zip(ours, xs)), "loss": abs(float(terms["model"].detach()) - loss),
-            "gradients": max(float((p.grad[0] - grads[k].grad).abs().max()) for k, p in stack.params.items())}
+    models = [copy.deepcopy(m).double() for m in models]
+    batches, noises = [b._replace(xs=tuple(x.double() for x in b.xs)) for b in batches], [{k: v.double() for k, v in n.items()} for n in noises]
+    literals, stack = [literal_model(m) for m in models], Stack(models, lr=0.0)
+    steps = [literal_step(m, torch.optim.SGD(m.parameters(), lr=0.0), b, n) for m, b, n in zip(literals, batches, noises)]
+    ours = [m.attacked(b, n, m.parts(b.xs, b.present)[3]) for m, b, n in zip(models, batches, noises)]  # the clean pass has moved the running statistics
+    terms, grads = stack.gradients(*together(batches, noises)), [{k.replace(".cnn.", "."): p for k, p in m.named_parameters()} for m in literals]
+    return {"views": max(float((a - b).abs().max()) for (_, xs), moved in zip(steps, ours) for a, b in zip(moved, xs)),
+            "loss": max(abs(float(total.detach()) - loss) for total, (loss, _) in zip(terms["model"], steps)),
+            "gradients": max(float((p.grad[run] - one[k].grad).abs().max()) for run, one in enumerate(grads) for k, p in stack.params.items())}
 
 
 def timed(step):
@@ -107,13 +111,13 @@ def timed(step):
     return time.process_time() - begin
 
 
-def measure(model, batch, noise, rounds):
-    "CPU seconds per step and per attack: ours and literal."
-    literal, stack = literal_model(model), Stack([copy.deepcopy(model)], lr=1e-4)
-    optimizer = torch.optim.AdamW(literal.parameters(), lr=1e-4, weight_decay=0., fused=True)
-    logits = model.parts(batch.xs, batch.present, remember=False)[3].detach()
-    pair, draws = one(batch), one(noise)
-    cases = {"step": lambda: stack.step(pair, draws), "literal step": lambda: literal_step(literal, optimizer, batch, noise),
+def measure(models, batches, noises, rounds):
+    "CPU seconds per step and, of one run, per attack: ours and literal."
+    literals, stack = [literal_model(m) for m in models], Stack([copy.deepcopy(m) for m in models], lr=1e-4)
+    optimizers = [torch.optim.AdamW(m.parameters(), lr=1e-4, weight_decay=0., fused=True) for m in literals]
+    model, literal, batch, noise = models[0], literals[0], batches[0], noises[0]
+    logits, stacked = model.parts(batch.xs, batch.present, remember=False)[3].detach(), together(batches, noises)
+    cases = {"step": lambda: stack.step(*stacked), "literal step": lambda: [literal_step(*each) for each in zip(literals, optimizers, batches, noises)],
              "attack": lambda: model.attacked(batch, noise, logits), "literal attack": lambda: literal_attack(literal, batch, noise)}
     for case in cases.values(): case()  # warm up
     times = {name: [] for name in cases}
@@ -124,13 +128,14 @@ def measure(model, batch, noise, rounds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("threads", 1), ("channels", 64), ("batch", 100), ("steps", 10), ("rounds", 3)): parser.add_argument(f"--{name}", type=int, default=default)
+    for name, default in (("threads", 1), ("channels", 64), ("images", 28), ("runs", 1), ("batch", 100), ("steps", 10), ("rounds", 3)): parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--net", choices=("cnn", "mlp"), default="cnn")
     parser.add_argument("--out", help="JSON file to write")
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
-    different = compare(*build(2, 6, 3))
+    different = compare(*build(2, 6, 3, net=a.net, runs=a.runs))
     print("largest differences from the literal step, double precision:", ", ".join(f"{k} {v:.1e}" for k, v in different.items()))
-    times = measure(*build(a.channels, a.batch, a.steps), a.rounds)
+    times = measure(*build(a.channels, a.batch, a.steps, a.images, a.net, a.runs), a.rounds)
     for name in ("step", "attack"):
         print(f"{name:7s} {times[name]:7.3f} s, literal {times['literal ' + name]:7.3f} s, ratio {times['literal ' + name] / times[name]:.2f}")
     if a.out: write_json(a.out, {"arguments": {k: v for k, v in vars(a).items() if k != "out"}, "differences": different, "seconds": times, "load": os.getloadavg(), "provenance": provenance()})

@@ -268,11 +268,12 @@ def test_the_attack_equals_the_literal_one(attack):
     for a, b in zip(model.attacked(batch, noise, model.parts(batch.xs, batch.present, remember=False)[3]), literal_attack(model, batch, noise)): torch.testing.assert_close(a, b)
 
 
-def test_the_benchmarks_two_steps_are_one():
+@pytest.mark.parametrize("settings", [dict(images=16), dict(images=6, net="mlp", runs=2)], ids=["cnn", "runs of mlp"])
+def test_the_benchmarks_two_steps_are_one(settings):
     spec = importlib.util.spec_from_file_location("attack_benchmark", Path(__file__).parent.parent / "benchmarks" / "attack.py")
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
-    different = benchmark.compare(*benchmark.build(2, 6, 3, images=16))
+    different = benchmark.compare(*benchmark.build(2, 6, 3, **settings))
     assert different["views"] < 1e-9 and different["loss"] < 1e-9 and different["gradients"] < 1e-9
 
 
