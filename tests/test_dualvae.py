@@ -76,7 +76,8 @@ def literal(model, batch, noise, variant):
         positive = sum(q[i].log_prob(pairs[v][i][1]) for i in range(n)) / n
         bound = bound + positive - sum(q[i].log_prob(pairs[v][j][1]) for i in range(n) for j in range(n)) / n ** 2
         nll = nll - positive
-    total = recon + model.beta_c * kl_c + model.beta_s * kl_s + model.weight_d * bound
+    per = sum(x[0].numel() for x in xs) / 128 if variant == "mvnb" else 1.
+    total = recon + per * model.beta_c * kl_c + model.beta_s * kl_s + model.weight_d * bound
     return {"model": total, "estimator": nll, "recon": recon, "kl_c": kl_c, "kl_s": kl_s, "club": bound}
 
 
@@ -90,6 +91,14 @@ def test_losses_and_gradients_equal_the_literal_reading(data, variant):
     for player, names in models.player_parameters(model).items():
         a, b = (torch.autograd.grad(o[player], [parameters[k] for k in names], retain_graph=True) for o in (have, want))
         for name, p, q in zip(names, a, b): torch.testing.assert_close(p, q, rtol=1e-7, atol=1e-9, msg=lambda m: f"{player}, {name}: {m}")
+
+
+def test_the_recipes_weight_of_c_grows_with_the_data():
+    for side, V, want in ((8, 2, .03), (32, 2, .48), (32, 3, .72)):
+        views = ViewSpec(((1, side, side),) * V, tuple("abc"[:V]), ())
+        assert DualVAE(views, "mvnb", hidden=(2,)).weight_c().item() == pytest.approx(want)
+        assert DualVAE(views, "paper", hidden=(2,)).weight_c().item() == 1
+    with pytest.raises(ValueError, match="per_size must lie in"): DualVAE(views, per_size=2.)
 
 
 def test_the_recipes_loss_is_not_the_papers(data):

@@ -70,15 +70,16 @@ def speckle(
     rate = rate.view(-1, *[1] * (x.ndim - 1))
     return torch.where(scores < rate, (scores < .5 * rate).to(x.dtype), x)
 
-# %% ../../nbs/models/30_dualvae.ipynb #46fbdf05
+# %% ../../nbs/models/30_dualvae.ipynb #c462a7dc
 presets: dict[str, dict[str, float]] = {
     # view_mask, patch_mask: share of samples that lose a view, of patches masked; beta_c, beta_s, weight_d: weights of KL(c), KL(s), L_d;
-    # prior_s: hidden views take s from the prior; train_snr: noise of what the encoders read in training; the five after it: "What the authors' code does instead"
-    "paper":   dict(view_mask=.3, patch_mask=.7, beta_c=1.0, beta_s=1.0, weight_d=1.0, prior_s=0.0, train_snr=0.0,
+    # per_size: beta_c is for 128 features; prior_s: hidden views take s from the prior; train_snr: noise of what the encoders read in training;
+    # the five after it: "What the authors' code does instead"
+    "paper":   dict(view_mask=.3, patch_mask=.7, beta_c=1.0, per_size=0.0, beta_s=1.0, weight_d=1.0, prior_s=0.0, train_snr=0.0,
                     mask_targets=0.0, nll_d=0.0, kl_fused=0.0, feed_zeros=0.0, batch_sum=0.0),
-    "mvnb":    dict(view_mask=1.0, patch_mask=0.1, beta_c=0.03, beta_s=1.0, weight_d=1.0, prior_s=1.0, train_snr=0.5,
+    "mvnb":    dict(view_mask=1.0, patch_mask=0.1, beta_c=0.03, per_size=1.0, beta_s=1.0, weight_d=1.0, prior_s=1.0, train_snr=0.5,
                     mask_targets=0.0, nll_d=0.0, kl_fused=0.0, feed_zeros=0.0, batch_sum=0.0),
-    "authors": dict(view_mask=.3, patch_mask=.7, beta_c=1.0, beta_s=0.5, weight_d=1.0, prior_s=0.0, train_snr=0.0,
+    "authors": dict(view_mask=.3, patch_mask=.7, beta_c=1.0, per_size=0.0, beta_s=0.5, weight_d=1.0, prior_s=0.0, train_snr=0.0,
                     mask_targets=1.0, nll_d=1.0, kl_fused=1.0, feed_zeros=1.0, batch_sum=1.0),
 }
 structures: dict[str, dict[str, str | bool]] = {
@@ -100,7 +101,7 @@ def run_settings(
     for name in changes: check_choice("setting", name, numbers)
     return numbers | {k: check_number(k, v) for k, v in changes.items()}
 
-# %% ../../nbs/models/30_dualvae.ipynb #ebbe3cfb
+# %% ../../nbs/models/30_dualvae.ipynb #f0a73cd2
 class DualVAE(Model):
     """Dual-masked VAE (Wang et al. 2025). Raises ValueError for fewer than two views, patches that do not fit,
     masks that leave nothing, ratios outside [0, 1] or unknown names."""
@@ -127,6 +128,7 @@ class DualVAE(Model):
         view_mask: float | None = None,       # share of samples that lose a view in training (paper: .3)
         patch_mask: float | None = None,      # share of patches masked in training, below 1 (paper: .7)
         beta_c: float | None = None,          # weight of KL(c) (paper: 1)
+        per_size: float | None = None,        # 1: that weight is for data of 128 features in all views, and grows with their number (ours); 0: for data of any size
         beta_s: float | None = None,          # weight of KL(s) (paper: 1, authors: .5)
         weight_d: float | None = None,        # weight of L_d (paper: 1)
         prior_s: float | None = None,         # 1: hidden views take s from the prior (ours); 0: from the unmasked view (paper)
@@ -275,8 +277,12 @@ class DualVAE(Model):
             q = self.estimate(v, c)  # one pass for both players: each player's gradient reaches its own parameters only
             bound, nll = bound + club_bound(s, *q, own), nll + gaussian_nll(s, *q, own)
         kl_c = kl_c.mean()
-        total = (1 + self.batch_sum * (2 * B - 1)) * recon + self.beta_c * kl_c + self.beta_s * kl_s + self.weight_d * torch.where(self.nll_d > .5, nll, bound)
+        total = (1 + self.batch_sum * (2 * B - 1)) * recon + self.weight_c() * kl_c + self.beta_s * kl_s + self.weight_d * torch.where(self.nll_d > .5, nll, bound)
         return {"model": total, "estimator": nll, **{k: t.detach() for k, t in dict(recon=recon, kl_c=kl_c, kl_s=kl_s, club=bound).items()}}
+
+    def weight_c(self) -> Tensor:
+        "The weight of KL(c), a scalar: `beta_c`, with `per_size` for every 128 features of the data."
+        return self.beta_c * (1 + self.per_size * (sum(map(math.prod, self.views.shapes)) / 128 - 1))
 
     def estimate(self, v: int, c: Tensor) -> tuple[Tensor, Tensor]:
         "q_psi(s^v|c): mean and log-variance, the latter through tanh."
