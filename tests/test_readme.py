@@ -115,3 +115,28 @@ def test_the_numbers_of_ar_dmvc_table_1_are_measured():
     shown = [(m, columns.index(at)) for m in result["metrics"] if (at := (m["name"], m["keys"].get("attack"), m["keys"].get("eps"))) in columns]
     assert len(shown) == 10 * 5
     for m, column in shown: assert rows[names.get(m["keys"]["method"], m["keys"]["method"])][column] == f"{100 * m['mean']:.1f} ± {100 * m['std']:.1f}", m["keys"]
+
+
+def test_the_numbers_of_noisyfashion_are_measured():
+    result = json.loads((ROOT / "results/ardmvc_table1/noisyfashion/metrics.json").read_text(encoding="utf-8"))
+    assert result["commit"] and not result["commit"]["dirty"]
+    text = TEXT[TEXT.index("On NoisyFashion"):TEXT.index("### Speed")]
+    methods = {"acc_pre": ("AR-DMVC-AM, mvnb", "AR-DMVC-AM", "AECoDDC", "CoMVC"), "worst": ("AR-DMVC-AM, mvnb", "AR-DMVC-AM", "InfoDDC"), "acc_post": ("AR-DMVC-AM, mvnb", "AR-DMVC-AM")}
+    shown = [m for m in result["metrics"] if m["keys"].get("method") in methods.get(m["name"], ()) and m["keys"].get("eps") in (None, .15) and m["keys"].get("attack") in (None, "gan")]
+    assert len(shown) == 9
+    for m in shown: assert f"{100 * m['mean']:.1f} ± {100 * m['std']:.1f}" in text, m["keys"]
+
+
+def test_the_speeds_are_measured():
+    def read(name): return json.loads((ROOT / f"results/benchmarks/{name}.json").read_text(encoding="utf-8"))
+    rows = {line.split("|")[1].strip(): float(line.split("|")[4]) for line in TEXT[TEXT.index("### Speed"):TEXT.index("## How to use it")].splitlines() if line.startswith("| ") and line.split("|")[2].strip() != "ours"}
+    runs = {r["case"]: r["fit_ratio"] for r in read("cpu")["runs"]}
+    dual = {(r["case"], r["threads"]): r["ratio"] for r in read("dualvae")["dualvae"]}
+    def step(name): return (lambda t: t["literal step"] / t["step"])(read(name)["seconds"])
+    sweep = read("sweeps")
+    measured = [runs["factVAE-sized 12-32-8"], runs["64-wide 64-64-10"], runs["240-100-30"], runs["784-256-20"], dual["DualVAE, E-MNIST size, 16 wide", 1],
+                step("attack"), step("attack_runs"), sweep["a notebook each, 2 workers"]["seconds"] / sweep["one batch"]["seconds"]]
+    for (what, shown), value in zip(rows.items(), measured, strict=True): assert shown == pytest.approx(value, rel=.02), what
+    assert runs["conv 1x28x28, 8 wide"] == pytest.approx(1.3, abs=.05) and runs["conv 3x32x32, 32 wide"] == pytest.approx(.97, abs=.005)
+    medians = [page["median_ms"] for page in read("explore_latency")["pages"]]
+    assert (round(min(medians)), round(max(medians))) == (48, 70)
