@@ -49,6 +49,16 @@ def test_the_table_holds_the_measured_numbers(data):
         assert f"{100 * m['mean']:.1f} ± {100 * m['std']:.1f}" in rows[names.get(m["keys"]["model"], m["keys"]["model"])]
 
 
+def test_the_curves_table_holds_the_measured_numbers():
+    rows = {line.split("|")[1].strip(): line.split("|")[2:] for line in TEXT[TEXT.index("The three variants over the whole grid"):TEXT.index("### SMVAE")].splitlines() if line.startswith("| ")}
+    names, points = {"mvnb": "**`mvnb`**", "paper": "`paper`", "authors": "`authors`", "raw pixels": "pixels (floor)"}, [(0, 0), (.8, 0), (0, .4), (.5, .1)]
+    for first, data in ((0, "e-mnist"), (4, "coil-20")):
+        result = json.loads((ROOT / f"results/dualvae_curves/{data}/metrics.json").read_text(encoding="utf-8"))
+        shown = {(names[m["keys"]["model"]], (m["keys"]["vmr"], m["keys"]["snr"])): m for m in result["metrics"] if m["name"] == "kmeans_acc"}
+        for name in names.values():
+            for column, at in enumerate(points, first): assert rows[name][column].strip() == f"{100 * shown[name, at]['mean']:.1f} ± {100 * shown[name, at]['std']:.1f}", (data, name, at)
+
+
 def test_the_held_out_numbers_of_the_text_are_measured():
     for data in ("digits", "e-mnist"):
         result = json.loads((ROOT / f"results/dualvae_robustness/{data}-held-out/metrics.json").read_text(encoding="utf-8"))
@@ -96,10 +106,11 @@ def test_the_numbers_of_smvae_are_measured():
 
 
 def test_the_numbers_of_ar_dmvc_are_measured():
-    result = json.loads((ROOT / "results/ardmvc_crossing/metrics.json").read_text(encoding="utf-8"))
-    assert result["commit"] and not result["commit"]["dirty"]
+    whole, ours = (json.loads((ROOT / f"results/{folder}/metrics.json").read_text(encoding="utf-8")) for folder in ("ardmvc_crossing", "ardmvc_crossing_dualvae"))
+    for result in (whole, ours): assert result["commit"] and not result["commit"]["dirty"]
     section = TEXT[TEXT.index("### AR-DMVC"):TEXT.index("## How to use it")]
-    shown = [m for m in result["metrics"] if m["name"] == "acc_clean" or m["keys"].get("eps") == .15 and (m["name"] == "worst" or m["name"] == "fixed" and m["keys"]["attack"] in ("sign", "gan"))
+    metrics = [m for result in (whole, ours) for m in result["metrics"] if (m["keys"].get("method") == "DualVAE, mvnb") == (result is ours)]
+    shown = [m for m in metrics if m["name"] == "acc_clean" or m["keys"].get("eps") == .15 and (m["name"] == "worst" or m["name"] == "fixed" and m["keys"]["attack"] in ("sign", "gan"))
              or m["name"] == "own_acc" and (m["keys"]["vmr"], m["keys"]["snr"]) in ((.5, 0), (0, .3))]
     assert len(shown) == 9 * 6
     for m in shown: assert f"{100 * m['mean']:.1f} ± {100 * m['std']:.1f}" in section, m["keys"]
