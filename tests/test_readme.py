@@ -59,6 +59,14 @@ def test_the_curves_table_holds_the_measured_numbers():
             for column, at in enumerate(points, first): assert rows[name][column].strip() == f"{100 * shown[name, at]['mean']:.1f} ± {100 * shown[name, at]['std']:.1f}", (data, name, at)
 
 
+def test_the_numbers_of_the_long_training_are_measured():
+    result = json.loads((ROOT / "results/dualvae_curves/e-mnist-long/metrics.json").read_text(encoding="utf-8"))
+    at = {(m["keys"]["model"], m["keys"]["vmr"], m["keys"]["snr"]): m for m in result["metrics"] if m["name"] == "kmeans_acc"}
+    for point in ((0, 0), (.5, .1)): assert f"{100 * at['mvnb', *point]['mean']:.1f} ± {100 * at['mvnb', *point]['std']:.1f}" in TEXT
+    gaps = [m["mean"] - at["raw pixels", *point]["mean"] for (model, *point), m in at.items() if model == "mvnb"]
+    assert len(gaps) == 28 and round(100 * min(gaps), 1) == 4.4
+
+
 def test_the_held_out_numbers_of_the_text_are_measured():
     for data in ("digits", "e-mnist"):
         result = json.loads((ROOT / f"results/dualvae_robustness/{data}-held-out/metrics.json").read_text(encoding="utf-8"))
