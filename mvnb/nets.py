@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['activations', 'kinds', 'Linear', 'MLP', 'image_sizes', 'ConvEncoder', 'ConvDecoder', 'subpixel', 'encoder', 'decoder',
-           'channels_last', 'split_gaussian']
+           'channels_last', 'RowBatchNorm', 'split_gaussian']
 
 # %% ../nbs/22_nets.ipynb #850a6617
 import math
@@ -162,6 +162,55 @@ def channels_last(
 ) -> Tensor:       # the same numbers with the channels of a pixel side by side, where a CPU convolves faster
     "Change the memory layout of images; works under vmap, where asking for the layout does not."
     return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+
+# %% ../nbs/22_nets.ipynb #b85541f4
+class RowBatchNorm(nn.Module):
+    "Batch normalisation of G passes laid end to end, each with the statistics of its own rows that count."
+    def __init__(
+        self,
+        channels: int,           # C
+        momentum: float = .1,    # share of a pass in the running statistics
+        eps: float = 1e-5,       # added to the variance
+    ):
+        super().__init__()
+        self.momentum, self.eps = momentum, eps
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("var", torch.ones(channels))
+
+    def running(self) -> tuple[Tensor, Tensor]:
+        "Scale and shift (C,) by the running statistics."
+        scale = self.weight * (self.var + self.eps).rsqrt()
+        return scale, self.bias - self.mean * scale
+
+    def forward(
+        self,
+        x: Tensor,               # (G B, C, ...)
+        rows: Tensor | None,     # bool (G, B), or (B,) for one pass: which rows make, and move, the statistics; read in training only
+        remember: bool = True,   # False: normalise by the running statistics and leave them alone, as outside training
+    ) -> Tensor:                 # like x, all rows normalised
+        "Normalise by the statistics of the rows that count, outside training by the running ones."
+        def spread(t): return t.view(*t.shape, *[1] * (x.ndim - 2))
+        if not (self.training and remember):
+            scale, shift = self.running()
+            return torch.addcmul(spread(shift), x, spread(scale))
+        rows = rows if rows.ndim == 2 else rows[None]
+        h, w, inside = x.unflatten(0, rows.shape), rows.to(x.dtype)[..., None], tuple(range(3, x.ndim + 1))
+        n = w.sum(1) * x[0, 0].numel()
+        def over_rows(t): return ((t.sum(inside) if inside else t) * w).sum(1) / n.clamp_min(1)
+        mean = over_rows(h)
+        centred = h - spread(mean[:, None])
+        var = over_rows(centred.square())
+        self._remember(mean.detach(), var.detach() * n / (n - 1).clamp_min(1), self.momentum * (n > 0).to(x.dtype))
+        scale = self.weight * (var + self.eps).rsqrt()
+        return torch.addcmul(spread(self.bias), centred, spread(scale[:, None])).flatten(0, 1)
+
+    def _remember(self, mean: Tensor, var: Tensor, share: Tensor) -> None:
+        "Move the running statistics by (G, C) moments, pass by pass."
+        for buffer, moments in ((self.mean, mean), (self.var, var)):
+            running = buffer
+            for m, s in zip(moments, share): running = running + s * (m - running)
+            buffer.copy_(running)
 
 # %% ../nbs/22_nets.ipynb #03a0224a
 def split_gaussian(

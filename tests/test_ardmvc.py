@@ -13,7 +13,7 @@ from mvnb.base import generator
 from mvnb.corrupt import drop_views
 from mvnb.fit import Stack
 from mvnb.models import ViewSpec, player_parameters, seeded, settings_of
-from mvnb.models.ardmvc import (ARDMVC, ARDMVCAM, ClusterHead, CoMVC, RowBatchNorm, SiMVC, ViewCNN, cluster_count, contrastive_loss, ddc_losses, mitigator_loss,
+from mvnb.models.ardmvc import (ARDMVC, ARDMVCAM, ClusterHead, CoMVC, SiMVC, ViewCNN, cluster_count, contrastive_loss, ddc_losses, mitigator_loss,
                                 pgd, presets, project, readings, setting_or, view_encoders)
 from mvnb.views import MultiView
 
@@ -132,21 +132,6 @@ def test_mitigator_directions():
 def test_parameter_counts_are_the_published_ones():
     assert sum(p.numel() for p in CoMVC(IMAGES).parameters()) == 327_072
     assert sum(p.numel() for p in ViewCNN((1, 28, 28)).parameters()) == 111_680 and sum(p.numel() for p in ClusterHead(1024, 10).parameters()) == 103_710
-
-
-@pytest.mark.parametrize("shape", [(4,), (4, 5, 5)])
-def test_batch_norm_is_torchs_on_the_rows_that_count(shape):
-    g = generator(6, "norm")
-    mine, ref = RowBatchNorm(4), (nn.BatchNorm1d if len(shape) == 1 else nn.BatchNorm2d)(4)
-    for _ in range(3):
-        x, rows = torch.randn(8, *shape, generator=g) * 2 + 1, torch.arange(8) != 3
-        torch.testing.assert_close(mine(x, rows)[rows], ref(x[rows]), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(mine.mean, ref.running_mean, rtol=1e-4, atol=1e-5), torch.testing.assert_close(mine.var, ref.running_var, rtol=1e-4, atol=1e-5)
-    kept = mine.mean.clone(), mine.var.clone()
-    torch.testing.assert_close(mine(x, rows, remember=False), ref.eval()(x), rtol=1e-4, atol=1e-5)
-    mine(x, torch.zeros(8, dtype=torch.bool))
-    assert torch.equal(mine.mean, kept[0]) and torch.equal(mine.var, kept[1])
-    torch.testing.assert_close(mine.eval()(x, rows), ref(x), rtol=1e-4, atol=1e-5)
 
 
 def test_the_cnn_is_its_layers():

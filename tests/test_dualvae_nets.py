@@ -1,15 +1,13 @@
-"The authors' networks against torch's layers, and what their BatchNorm and dropout promise."
+"The authors' networks against torch's layers, and what their dropout promises."
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
-from torch.func import functional_call, stack_module_state, vmap
 
 from mvnb.base import generator
 from mvnb.models import seeded
-from mvnb.models.dualvae_nets import ResidualBlock, ResidualDecoder, ResidualEncoder, Resize, ViewBatchNorm, authors_sizes, hashed_dropout, level_count, training
+from mvnb.models.dualvae_nets import ResidualBlock, ResidualDecoder, ResidualEncoder, Resize, authors_sizes, hashed_dropout, level_count, training
 
 
 def full(G, B): return torch.ones(G, B, dtype=torch.bool)
@@ -19,40 +17,6 @@ def randn(*shape, seed=0): return torch.randn(*shape, generator=generator(seed, 
 
 
 def batch_norm(layer, x): return F.batch_norm(x, None, None, layer.weight, layer.bias, training=True, eps=1e-6)
-
-
-def test_batch_norm_is_torchs_called_once_per_pass_with_its_gradients():
-    x = randn(3 * 6, 4, 5, 5).requires_grad_()
-    ours, theirs = ViewBatchNorm(4).double(), nn.BatchNorm2d(4, eps=1e-6).double()
-    for m in (ours, theirs): m.weight.data.copy_(torch.arange(1., 5)), m.bias.data.copy_(torch.arange(4.))
-    have, want = ours(x, full(3, 6)), torch.cat([theirs(part) for part in x.chunk(3)])
-    torch.testing.assert_close(have, want)
-    torch.testing.assert_close(ours.mean, theirs.running_mean)
-    torch.testing.assert_close(ours.var, theirs.running_var)
-    weight = randn(18, 4, 5, 5, seed=1)
-    for a, b in zip(*(torch.autograd.grad((t * weight).sum(), [x, m.weight, m.bias]) for t, m in ((have, ours), (want, theirs)))): torch.testing.assert_close(a, b)
-    torch.testing.assert_close(ours.eval()(x, full(3, 6)), theirs.eval()(x))
-
-
-def test_batch_norm_leaves_out_rows_and_passes_without_any():
-    x, rows = randn(2 * 6, 3, 4, 4), full(2, 6)
-    rows[0, 2:4] = rows[1] = False
-    norm, alone = ViewBatchNorm(3).double(), nn.BatchNorm2d(3, eps=1e-6).double()
-    kept = rows.flatten()
-    torch.testing.assert_close(norm(x, rows)[kept], alone(x[kept]))
-    torch.testing.assert_close(norm.mean, alone.running_mean)
-    torch.testing.assert_close(norm.var, alone.running_var)
-    before = norm.mean.clone()
-    assert torch.isfinite(norm(x, torch.zeros_like(rows))).all() and torch.equal(norm.mean, before)
-
-
-def test_batch_norm_under_vmap_is_each_run_by_itself():
-    norms = [ViewBatchNorm(3).double() for _ in range(4)]
-    params, buffers = stack_module_state(norms)
-    x, rows = randn(4, 6, 3, 2, 2), torch.rand(4, 2, 3, generator=generator(0, "rows")) > .3
-    have = vmap(lambda p, b, x, r: functional_call(norms[0], (p, b), (x, r)), randomness="error")(params, buffers, x, rows)
-    torch.testing.assert_close(have, torch.stack([n(x[k], rows[k]) for k, n in enumerate(norms)]))
-    for k, n in enumerate(norms): torch.testing.assert_close(buffers["var"][k], n.var)
 
 
 def test_dropout_is_a_function_of_its_seeds():

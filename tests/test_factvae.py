@@ -314,24 +314,6 @@ def test_block_diagonal():
 
 # ---- images ----
 
-@pytest.mark.parametrize("K", [1, 3])
-def test_masked_batch_norm_is_torchs_on_the_present_rows(K):
-    from torch.func import functional_call, stack_module_state, vmap
-    g = generator(0, "bn")
-    ours, theirs = [fv.MaskedBatchNorm(4).double() for _ in range(K)], [torch.nn.BatchNorm2d(4).double() for _ in range(K)]
-    params, buffers = stack_module_state(ours)
-    for _ in range(3):
-        x, present = torch.randn(K, 7, 4, 3, 2, generator=g).double() * 2 + 1, torch.rand(K, 7, generator=g) < .6
-        present[:, :2] = True
-        y = vmap(lambda p, b, *a: functional_call(ours[0], (p, b), a))(params, buffers, x, present)
-        for k in range(K): torch.testing.assert_close(y[k][present[k]], theirs[k](x[k][present[k]]))
-    for k in range(K):
-        torch.testing.assert_close(buffers["mean"][k], theirs[k].running_mean)
-        torch.testing.assert_close(buffers["var"][k], theirs[k].running_var)
-        ours[k].load_state_dict({n: t[k] for n, t in (params | buffers).items()})
-        torch.testing.assert_close(ours[k].eval()(x[k], present[k]), theirs[k].eval()(x[k]))
-
-
 def test_faces(name):
     data = images(12, side=32)  # at 16 a bias before the first batch norm has no gradient but rounding
     present = torch.ones(12, 3, dtype=torch.bool)

@@ -2,9 +2,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from mvnb.nets import MLP, ConvDecoder, ConvEncoder, Linear, activations, decoder, encoder, image_sizes, kinds, split_gaussian, subpixel
+from mvnb.base import generator
+from mvnb.nets import MLP, ConvDecoder, ConvEncoder, Linear, RowBatchNorm, activations, decoder, encoder, image_sizes, kinds, split_gaussian, subpixel
 
 
 def test_linear_is_torchs_with_the_weight_transposed():
@@ -49,6 +51,54 @@ def test_K_nets_under_vmap_are_the_nets_alone(net):
     x = torch.rand(3, 5, 1, 8, 8)
     out = vmap(lambda p, b, x: functional_call(nets[0], (p, b), (x,)), randomness="error")(params, buffers, x)
     for k in range(3): torch.testing.assert_close(out[k], nets[k](x[k]), rtol=1e-4, atol=1e-5)
+
+def randn(*shape, seed=0): return torch.randn(*shape, generator=generator(seed, "x"), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 5, 5)], ids=["flat", "image"])
+@pytest.mark.parametrize("G", [1, 3])
+def test_batch_norm_is_torchs_called_once_per_pass_with_its_gradients(G, shape):
+    x = (2 * randn(G * 6, *shape) + 1).requires_grad_()
+    ours, theirs = RowBatchNorm(4, eps=1e-6).double(), (nn.BatchNorm1d if len(shape) == 1 else nn.BatchNorm2d)(4, eps=1e-6).double()
+    for m in (ours, theirs): m.weight.data.copy_(torch.arange(1., 5)), m.bias.data.copy_(torch.arange(4.))
+    have, want = ours(x, torch.ones(G, 6, dtype=torch.bool)), torch.cat([theirs(part) for part in x.chunk(G)])
+    torch.testing.assert_close(have, want)
+    torch.testing.assert_close(ours.mean, theirs.running_mean)
+    torch.testing.assert_close(ours.var, theirs.running_var)
+    weight = randn(*x.shape, seed=1)
+    for a, b in zip(*(torch.autograd.grad((t * weight).sum(), [x, m.weight, m.bias]) for t, m in ((have, ours), (want, theirs)))): torch.testing.assert_close(a, b)
+    before = ours.mean.clone()
+    torch.testing.assert_close(ours(x, None, remember=False), theirs.eval()(x))
+    torch.testing.assert_close(ours.eval()(x, None), theirs(x))
+    assert torch.equal(ours.mean, before), "outside training nothing is learned"
+
+
+def test_batch_norm_leaves_out_rows_and_passes_without_any():
+    x, rows = randn(2 * 6, 3, 4, 4), torch.ones(2, 6, dtype=torch.bool)
+    rows[0, 2:4] = rows[1] = False
+    norm, alone, kept = RowBatchNorm(3).double(), nn.BatchNorm2d(3).double(), rows.flatten()
+    torch.testing.assert_close(norm(x, rows)[kept], alone(x[kept]))
+    torch.testing.assert_close(norm.mean, alone.running_mean)
+    torch.testing.assert_close(norm.var, alone.running_var)
+    before = norm.mean.clone()
+    assert torch.isfinite(norm(x, torch.zeros_like(rows))).all() and torch.equal(norm.mean, before)
+    torch.testing.assert_close(norm(x[:6], rows[0]), RowBatchNorm(3).double()(x[:6], rows[:1]), msg="one pass may do without its axis")
+
+
+def test_batch_norm_under_vmap_is_each_run_by_itself_step_after_step():
+    K, norms, theirs = 4, [RowBatchNorm(3).double() for _ in range(4)], [nn.BatchNorm2d(3).double() for _ in range(4)]
+    params, buffers = stack_module_state(norms)
+    for step in range(3):
+        x, rows = 2 * randn(K, 6, 3, 2, 2, seed=step) + 1, torch.rand(K, 2, 3, generator=generator(step, "rows")) > .3
+        rows[:, :, 0] = True
+        have = vmap(lambda p, b, *a: functional_call(norms[0], (p, b), a), randomness="error")(params, buffers, x, rows)
+        for k, (t, n) in enumerate(zip(have, theirs)):
+            want = torch.cat([n(part[r]) for part, r in zip(x[k].chunk(2), rows[k])])
+            torch.testing.assert_close(t[rows[k].flatten()], want)
+    for k, n in enumerate(theirs):
+        torch.testing.assert_close(buffers["mean"][k], n.running_mean)
+        torch.testing.assert_close(buffers["var"][k], n.running_var)
+
 
 def test_split_gaussian():
     mu, logvar = split_gaussian(torch.tensor([[1., -50., 50., 2.]]))
