@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['gaussian_log_prob', 'gaussian_kl', 'gaussian_entropy', 'sample', 'product_of_experts', 'masked_softmax',
-           'mixture_moments', 'mixture_log_prob', 'jensen_entropy_bound', 'component_entropy_bound', 'club_bound',
-           'gaussian_nll']
+__all__ = ['gaussian_log_prob', 'half_squared_error', 'gaussian_kl', 'gaussian_entropy', 'sample', 'product_of_experts',
+           'masked_softmax', 'mixture_moments', 'mixture_log_prob', 'jensen_entropy_bound', 'component_entropy_bound',
+           'club_bound', 'gaussian_nll']
 
 # %% ../nbs/20_distributions.ipynb #fca14126
 _LOG_2PI = math.log(2 * math.pi)
@@ -32,6 +32,36 @@ def _same_width(**tensors):
     widths = {name: tuple(t.shape) for name, t in tensors.items() if isinstance(t, Tensor) and t.ndim}
     if len({shape[-1] for shape in widths.values()}) > 1:
         raise ValueError(f"{', '.join(widths)} must agree in the last dimension, got shapes {widths}")
+
+# %% ../nbs/20_distributions.ipynb #ccd2e851
+class _HalfSquares(torch.autograd.Function):
+    "Half the sum of squares of a - b over all but the first `lead` dimensions; differentiable in a, once."
+    @staticmethod
+    def forward(a, b, lead):
+        d = a - b
+        return .5 * d.square().flatten(lead).sum(lead), d
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1])
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad, _):
+        d, = ctx.saved_tensors
+        return grad.view(*grad.shape, *[1] * (d.ndim - grad.ndim)) * d, None, None
+    @staticmethod
+    def vmap(info, in_dims, a, b, lead):
+        a, b = (t.expand(info.batch_size, *t.shape) if at is None else t.movedim(at, 0) for t, at in zip((a, b), in_dims))
+        return _HalfSquares.apply(a, b, lead + 1), (0, 0)
+
+def half_squared_error(
+    x: Tensor,        # (..., *shape): data, no gradient
+    mu: Tensor,       # like `x`: its reconstruction
+    lead: int = 1,    # leading dimensions to keep
+) -> Tensor:          # the leading dimensions: 1/2 ||x - mu||^2, in nats up to a constant
+    "Minus the log-density of a Gaussian with unit variance, less its constant; first derivatives in `mu` only. Raises ValueError for shapes that differ."
+    if x.shape != mu.shape: raise ValueError(f"x and mu must have one shape, got {tuple(x.shape)} and {tuple(mu.shape)}")
+    return _HalfSquares.apply(mu, x, lead)[0]
 
 # %% ../nbs/20_distributions.ipynb #ac2cea77
 def gaussian_kl(

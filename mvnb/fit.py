@@ -120,6 +120,7 @@ class Stack:
         frozen = [k for k, p in self.base.named_parameters() if not p.requires_grad]
         self.params = {k: v.detach().to(device).contiguous().requires_grad_() for k, v in params.items() if k not in frozen}
         self.buffers = {k: v.detach().to(device).clone() for k, v in (*buffers.items(), *((k, params[k]) for k in frozen))}
+        self.base.unused = frozenset(k for k in self.base.per_run if k in self.buffers and not self.buffers[k].any())
         self.players = {player: [k for k in names if k in self.params] for player, names in player_parameters(self.base).items()}
         self.clip, self.pure = clip, False
         self.default = {"kind": "adamw", "lr": lr, "weight_decay": weight_decay, "betas": betas}

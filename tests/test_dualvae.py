@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.func import vmap
 from torch.distributions import Independent, Normal, kl_divergence
 
 from mvnb import models
 from mvnb.base import generator
-from mvnb.fit import fit
+from mvnb.fit import Stack, fit
 from mvnb.models import ViewSpec
-from mvnb.models.dualvae import DualVAE, patch_count, patch_keep, presets, run_settings, speckle, structures, view_mask
+from mvnb.models.dualvae import DualVAE, kept_patches, patch_count, patch_keep, presets, run_settings, speckle, structures, view_mask
 from mvnb.views import MultiView
 
 
@@ -76,7 +77,7 @@ def literal(model, batch, noise, variant):
         positive = sum(q[i].log_prob(pairs[v][i][1]) for i in range(n)) / n
         bound = bound + positive - sum(q[i].log_prob(pairs[v][j][1]) for i in range(n) for j in range(n)) / n ** 2
         nll = nll - positive
-    per = sum(x[0].numel() for x in xs) / 128 if variant == "mvnb" else 1.
+    per = sum(x[0, 0].numel() for x in xs) / V / 64 if variant == "mvnb" else 1.
     total = recon + per * model.beta_c * kl_c + model.beta_s * kl_s + model.weight_d * bound
     return {"model": total, "estimator": nll, "recon": recon, "kl_c": kl_c, "kl_s": kl_s, "club": bound}
 
@@ -93,9 +94,9 @@ def test_losses_and_gradients_equal_the_literal_reading(data, variant):
         for name, p, q in zip(names, a, b): torch.testing.assert_close(p, q, rtol=1e-7, atol=1e-9, msg=lambda m: f"{player}, {name}: {m}")
 
 
-def test_the_recipes_weight_of_c_grows_with_the_data():
-    for side, V, want in ((8, 2, .03), (32, 2, .48), (32, 3, .72)):
-        views = ViewSpec(((1, side, side),) * V, tuple("abc"[:V]), ())
+def test_the_recipes_weight_of_c_grows_with_the_pixels_of_a_view():
+    for shapes, want in (([(1, 8, 8)] * 2, .03), ([(1, 32, 32)] * 2, .48), ([(3, 32, 32)] * 5, .48), ([(1, 16, 16), (128,)], .09)):
+        views = ViewSpec(tuple(shapes), tuple("abcde"[:len(shapes)]), ())
         assert DualVAE(views, "mvnb", hidden=(2,)).weight_c().item() == pytest.approx(want)
         assert DualVAE(views, "paper", hidden=(2,)).weight_c().item() == 1
     with pytest.raises(ValueError, match="per_size must lie in"): DualVAE(views, per_size=2.)
@@ -132,6 +133,35 @@ def test_speckle_overwrites_its_share_half_with_salt(rate):
     assert torch.equal(out[:, :1].expand_as(out), out), "the channels of a pixel are struck together"
     assert abs(float((out == 0).float().mean()) - rate / 2) < .02 and abs(float((out == 1).float().mean()) - rate / 2) < .02
     assert torch.equal(out == .5, (out != 0) & (out != 1))
+
+
+@pytest.mark.parametrize("variant", presets)
+@pytest.mark.parametrize("side", [4, 24])  # views side by side, and one after another
+def test_what_no_run_uses_is_skipped_and_changes_no_number(variant, side):
+    g = generator(0, "skip")
+    data = MultiView([torch.rand(12, 1, side, side, generator=g) for _ in range(2)], torch.rand(12, 2, generator=g) > .2)
+    model = models.create("dualvae", data, seed=0, variant=variant, hidden=(7,), view_mask=.6)
+    assert len(model.groups) == (1 if side == 4 else 2)
+    a = step(model, data.batch())
+    model.unused = frozenset(k for k in model.per_run if not getattr(model, k))
+    assert {"authors": "train_snr", "paper": "mask_targets", "mvnb": "nll_d"}[variant] in model.unused
+    b = step(model, data.batch())
+    for i in (0, 1): assert all(torch.equal(a[i][k], b[i][k]) for k in a[i])
+
+
+def test_fit_tells_a_model_what_no_run_uses(data):
+    made = [models.create("dualvae", data, seed=k, hidden=(7,), train_snr=s) for k, s in enumerate((0., .5))]
+    assert {"prior_s", "mask_targets"} <= Stack(made, lr=1e-3).base.unused and Stack(made, lr=1e-3).base.uses("train_snr") and not Stack(made[:1], lr=1e-3).base.uses("train_snr")
+    assert made[0].unused == frozenset(), "only the copy that is trained knows"
+
+
+@pytest.mark.parametrize("ratio", [0., .3, 1.])
+def test_kept_patches_are_the_highest_ranks_also_in_a_batch_of_runs(ratio):
+    scores = torch.rand(3, 40, 25, generator=generator(0, "ranks"))
+    want = scores.argsort(2).argsort(2) >= math.floor(ratio * 25 + 1e-4)
+    have = vmap(kept_patches)(scores, torch.full((3,), ratio))
+    assert torch.equal(have, want) and torch.equal(have, torch.stack([kept_patches(s, torch.tensor(ratio)) for s in scores]))
+    assert torch.equal(vmap(kept_patches, in_dims=(1, None))(scores, torch.tensor(ratio)), want.transpose(0, 1))
 
 
 def test_view_mask_hides_exactly_its_share_and_never_the_only_view():
@@ -382,9 +412,10 @@ def authors_code():
     return module
 
 
-def test_one_pass_each_equals_the_codes_many_passes(images):
-    "Losses and all gradients of variant and networks 'authors', against a step that repeats each pass, with torch's BatchNorm."
-    model = models.create("dualvae", images, variant="authors", net="authors", hidden=(4,), view_mask=.4).double()
+@pytest.mark.parametrize("net", ["authors", "mlp"])
+def test_one_pass_each_equals_the_codes_many_passes(images, net):
+    "Losses and all gradients of variant 'authors', against a step that repeats each pass, with torch's layers."
+    model = models.create("dualvae", images, variant="authors", net=net, hidden=(4,), view_mask=.4).double()
     out, grads, noise = step(model, images.batch())
     total = authors_code().literal_loss(model, list(images.xs), noise)
     torch.testing.assert_close(out["model"], total, rtol=1e-9, atol=1e-9)

@@ -50,6 +50,7 @@ class Model(nn.Module):
     players: ClassVar[dict[str, tuple[str, ...]]] = {"model": ("",)}  # objective -> prefixes of its parameters
     per_run: ClassVar[tuple[str, ...]] = ()                           # numeric settings that may differ between runs
     optimizers: ClassVar[dict[str, dict]] = {}                        # parameter prefix -> optimizer settings of its own
+    unused: frozenset[str] = frozenset()                              # per-run settings that are 0 in every run of the batch
 
     def __init__(self, views: ViewSpec):
         super().__init__()
@@ -60,6 +61,10 @@ class Model(nn.Module):
         "Keep a per-run number as a buffer. Raises ValueError if it is not declared in `per_run` or is not a finite number."
         check_choice("setting", name, self.per_run)
         self.register_buffer(name, torch.tensor(check_number(name, value, **check)))
+
+    def uses(self, name: str) -> bool:
+        "Whether a setting may differ from 0 in some run: a loss may skip what it does not use, where that changes no number."
+        return name not in self.unused
 
     def draw(self, n: int | tuple[int, ...], generator: torch.Generator) -> dict[str, Tensor]:
         "Every random number of a step, by name, with leading dimensions `n`. Must not depend on parameters or settings per run."

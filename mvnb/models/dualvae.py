@@ -10,18 +10,20 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..base import check_choice, check_count, check_number, check_ratio, generator
-from ..distributions import club_bound, gaussian_kl, gaussian_nll, masked_softmax, mixture_moments, sample
+from ..distributions import club_bound, gaussian_kl, gaussian_nll, half_squared_error, masked_softmax, mixture_moments, sample
 from . import Model, ViewSpec, leading
 from .dualvae_nets import ResidualDecoder, ResidualEncoder, authors_sizes
-from ..nets import MLP, Linear, decoder, encoder, kinds, split_gaussian
+from ..nets import MLP, Linear, decoder, encoder, kinds, parallel, split_gaussian
 from ..views import Batch, MultiView, fill_absent
 
 # %% auto #0
-__all__ = ['presets', 'structures', 'view_mask', 'patch_count', 'patch_keep', 'speckle', 'run_settings', 'DualVAE']
+__all__ = ['presets', 'structures', 'view_mask', 'patch_count', 'kept_patches', 'over_patches', 'patch_keep', 'speckle',
+           'run_settings', 'DualVAE']
 
 # %% ../../nbs/models/30_dualvae.ipynb #6f0cf204
 def view_mask(
@@ -46,34 +48,58 @@ def patch_count(
     if shape[1] % patch or shape[2] % patch: raise ValueError(f"patch={patch} does not divide images of {shape[1]} x {shape[2]} pixels; choose a divisor of both")
     return (shape[1] // patch) * (shape[2] // patch)
 
+class _Sorted(torch.autograd.Function):
+    "Rows in ascending order, by numpy: on a CPU it sorts short rows many times as fast as torch. No gradient."
+    @staticmethod
+    def forward(x): return torch.from_numpy(np.sort(x.detach().numpy(), -1))
+    @staticmethod
+    def setup_context(ctx, inputs, output): ctx.mark_non_differentiable(output)
+    @staticmethod
+    def vmap(info, in_dims, x): return _Sorted.apply(x.movedim(in_dims[0], 0)), 0
+
+def kept_patches(
+    scores: Tensor,        # (B, P) uniform
+    ratio: Tensor,         # scalar in [0, 1]: share of the patches to mask
+) -> Tensor:               # bool (B, P): True where a patch stays visible
+    "Mask the floor(`ratio` P) lowest-scored patches of every sample."
+    count = torch.floor(ratio * scores.shape[1] + 1e-4).long().clamp(0, scores.shape[1])
+    ordered = _Sorted.apply(scores) if scores.device.type == "cpu" and not torch.compiler.is_compiling() else scores.sort(1).values
+    return scores > torch.cat([torch.full_like(scores[:, :1], -1.0), ordered], 1).index_select(1, count.view(1))
+
+def over_patches(
+    values: Tensor,        # (B, P): a number for every patch
+    shape: Sequence[int],  # shape of one sample
+    patch: int,            # side of a patch, pixels
+) -> Tensor:               # broadcastable to (B, *shape)
+    "Spread numbers over the pixels of their patches."
+    if len(shape) != 3: return values.view(-1, *shape)
+    h, w = shape[1] // patch, shape[2] // patch
+    rows = values.view(-1, h, w, 1).expand(-1, h, w, patch).reshape(-1, h, 1, shape[2])
+    return rows.expand(-1, h, patch, shape[2]).reshape(-1, 1, *shape[1:])
+
 def patch_keep(
     scores: Tensor,        # (B, P) uniform
     ratio: Tensor,         # scalar in [0, 1]: share of the patches to mask
     shape: Sequence[int],  # shape of one sample
     patch: int,            # side of a patch, pixels
 ) -> Tensor:               # bool, broadcastable to (B, *shape): True where a pixel stays visible
-    "Mask the floor(`ratio` P) lowest-scored patches of every sample."
-    count = torch.floor(ratio * scores.shape[1] + 1e-4).long().clamp(0, scores.shape[1])
-    padded = torch.cat([torch.full_like(scores[:, :1], -1.0), scores.sort(1).values], 1)
-    keep = scores > padded.index_select(1, count.view(1))
-    if len(shape) != 3: return keep.view(-1, *shape)
-    h, w = shape[1] // patch, shape[2] // patch
-    return keep.view(-1, 1, h, 1, w, 1).expand(-1, 1, h, patch, w, patch).reshape(-1, 1, shape[1], shape[2])
+    "The pixels of the patches that `kept_patches` keeps."
+    return over_patches(kept_patches(scores, ratio), shape, patch)
 
 # %% ../../nbs/models/30_dualvae.ipynb #62503d4a
 def speckle(
-    x: Tensor,       # (B, ...)
+    x: Tensor,       # (B, ...), finite
     scores: Tensor,  # uniform, broadcastable to x: (B, 1, H, W) strikes the channels of a pixel together
     rate: Tensor,    # (B,): share of the pixels that are overwritten, in [0, 1]
 ) -> Tensor:         # like x: half of those pixels 0, half 1
     "Salt and pepper on each pixel with the probability `rate` of its sample; `mvnb.corrupt.salt_and_pepper` strikes an exact number of them."
     rate = rate.view(-1, *[1] * (x.ndim - 1))
-    return torch.where(scores < rate, (scores < .5 * rate).to(x.dtype), x)
+    return torch.lerp(x, (scores < .5 * rate).to(x.dtype), (scores < rate).to(x.dtype))
 
 # %% ../../nbs/models/30_dualvae.ipynb #c462a7dc
 presets: dict[str, dict[str, float]] = {
     # view_mask, patch_mask: share of samples that lose a view, of patches masked; beta_c, beta_s, weight_d: weights of KL(c), KL(s), L_d;
-    # per_size: beta_c is for 128 features; prior_s: hidden views take s from the prior; train_snr: noise of what the encoders read in training;
+    # per_size: beta_c is for views of 64 pixels; prior_s: hidden views take s from the prior; train_snr: noise of what the encoders read in training;
     # the five after it: "What the authors' code does instead"
     "paper":   dict(view_mask=.3, patch_mask=.7, beta_c=1.0, per_size=0.0, beta_s=1.0, weight_d=1.0, prior_s=0.0, train_snr=0.0,
                     mask_targets=0.0, nll_d=0.0, kl_fused=0.0, feed_zeros=0.0, batch_sum=0.0),
@@ -128,7 +154,7 @@ class DualVAE(Model):
         view_mask: float | None = None,       # share of samples that lose a view in training (paper: .3)
         patch_mask: float | None = None,      # share of patches masked in training, below 1 (paper: .7)
         beta_c: float | None = None,          # weight of KL(c) (paper: 1)
-        per_size: float | None = None,        # 1: that weight is for data of 128 features in all views, and grows with their number (ours); 0: for data of any size
+        per_size: float | None = None,        # 1: that weight is for views of 64 pixels (or features), and grows with their mean number (ours); 0: for views of any size
         beta_s: float | None = None,          # weight of KL(s) (paper: 1, authors: .5)
         weight_d: float | None = None,        # weight of L_d (paper: 1)
         prior_s: float | None = None,         # 1: hidden views take s from the prior (ours); 0: from the unmasked view (paper)
@@ -156,6 +182,8 @@ class DualVAE(Model):
         sizes = self._make_bodies(hidden, check_count("features", features), dropout)
         self.patch = check_count("patch", sizes["patch"] if patch is None else patch)
         self.patches = tuple(patch_count(s, self.patch) for s in views.shapes)
+        together = len(set(views.shapes)) == 1 and math.prod(views.shapes[0]) <= 512  # above, larger products gain nothing and larger tensors leave the cache
+        self.groups = [slice(0, V)] if together else [slice(v, v + 1) for v in range(V)]  # views that go through a step side by side
         for name, P in zip(views.names, self.patches):
             if math.floor(numbers["patch_mask"] * P + 1e-4) >= P:
                 raise ValueError(f"patch_mask={numbers['patch_mask']:g} masks all {P} patches of view {name!r}; it must leave at least one")
@@ -212,13 +240,24 @@ class DualVAE(Model):
 
     def posteriors(self, xs: Sequence[Tensor], visible: Tensor, seed: Tensor | None = None) -> Tensor:
         "E_c on every view: posteriors (B, V, 2 c_dim) or features (B, V, width), zero where a view is not visible."
-        if len(self.shared) == 1: h = self._body(self.shared[0], torch.cat(list(xs)), visible.T, seed).unflatten(0, (len(xs), -1)).transpose(0, 1)
+        if len(self.shared) == 1 and (self.net != "mlp" or len(self.groups) == 1):
+            h = self._body(self.shared[0], torch.cat(list(xs)), visible.T, seed).unflatten(0, (len(xs), -1)).transpose(0, 1)
         else: h = torch.stack([f(x) for f, x in zip(itertools.cycle(self.shared), xs)], 1)
         return torch.where(visible[..., None], h, 0.0)
 
     def _body(self, f: nn.Module, x: Tensor, rows: Tensor, seed: Tensor | None = None) -> Tensor:
         "Apply an encoder or decoder; the authors' also take the rows (G, B) that make BatchNorm's statistics, and the seeds of dropout."
         return f(x, rows, seed) if self.net == "authors" else f(x)
+
+    def _bodies(self, bodies: nn.ModuleList, views: slice, xs: Tensor, rows: Tensor, noise: dict[str, Tensor], first: int) -> Tensor:
+        "Apply the encoders or decoders of some views to a batch (B, ...) each: perceptrons at once, others one after another."
+        if self.net == "mlp": return parallel(bodies[views], xs)
+        out = [self._body(f, x, r[None], self._seeds(noise, first + views.start + i)) for i, (f, x, r) in enumerate(zip(bodies[views], xs, rows[views]))]
+        return torch.stack(out) if len(out) > 1 else out[0][None]
+
+    def _stacks(self, xs: Sequence[Tensor]) -> list[Tensor]:
+        "Something of every view as stacks (G, B, ...) that go with `groups`."
+        return [torch.stack(xs[views]) if len(xs[views]) > 1 else xs[views.start][None] for views in self.groups]
 
     def _seeds(self, noise: dict[str, Tensor], first: int, n: int = 1) -> Tensor | None:
         "Seeds of dropout for `n` passes over the batch; each pass has its own number."
@@ -231,7 +270,7 @@ class DualVAE(Model):
             mu, logvar = split_gaussian(self.gate(h.flatten(1)))
             return mu, logvar, gaussian_kl(mu, logvar), visible / visible.sum(1, keepdim=True).clamp_min(1)
         alpha = masked_softmax(self.gate(h.flatten(1)), visible)
-        mus, logvars = split_gaussian(torch.stack([f(h[:, v]) for v, f in enumerate(self.experts)], 1))
+        mus, logvars = split_gaussian(parallel(self.experts, h.transpose(0, 1)).transpose(0, 1))
         bound = (alpha * gaussian_kl(mus, logvars)).sum(1)
         if self.fuse == "parameters": mu, logvar = (alpha[..., None] * mus).sum(1), (alpha[..., None] * logvars).sum(1)
         else: mu, logvar = mixture_moments(alpha, mus, logvars)
@@ -246,47 +285,70 @@ class DualVAE(Model):
         "Which views E_c, gate and experts listen to, bool (B, V): those that are visible, or all of them with `feed_zeros`."
         return visible | (self.feed_zeros > .5)
 
-    def keep(self, noise: dict[str, Tensor]) -> list[Tensor]:
-        "Where each view's pixels stay visible under the patch mask; views of one shape are cut together."
-        scores, shapes = [noise[f"patch{v}"] for v in range(len(self.patches))], self.views.shapes
-        if len(set(shapes)) > 1: return [patch_keep(t, self.patch_mask, s, self.patch) for t, s in zip(scores, shapes)]
-        return list(patch_keep(torch.cat(scores), self.patch_mask, shapes[0], self.patch).chunk(len(scores)))
+    def masked(self, xs: Sequence[Tensor], visible: Tensor, noise: dict[str, Tensor]) -> list[Tensor]:
+        "Stacks of views with zeros where a view is not `visible` (B, V), and where the patch mask lies."
+        out = []
+        for views, x, scores in zip(self.groups, xs, self._stacks([noise[f"patch{v}"] for v in range(len(self.patches))])):
+            kept = kept_patches(scores.flatten(0, 1), self.patch_mask) & visible.T[views].reshape(-1)[:, None]
+            out.append(x * over_patches(kept.to(x.dtype), x.shape[2:], self.patch).view(*x.shape[:2], -1, *x.shape[3:]))
+        return out
+
+    def read_in_training(self, xs: Sequence[Tensor], present: Tensor, noise: dict[str, Tensor]) -> list[Tensor]:
+        "The views with the noise that the encoders read in training; flat ones, and those that are not `present`, as they are."
+        if not self.uses("train_snr"): return list(xs)
+        rate = self.train_snr * noise["rate"][:, None] * present
+        return [speckle(x, noise[f"pixel{v}"], rate[:, v]) if f"pixel{v}" in noise else x for v, x in enumerate(xs)]
 
     def losses(self, batch: Batch, noise: dict[str, Tensor]) -> dict[str, Tensor]:
         "-ELBO + L_d for the model (eqs. 8, 15, 16), the negative log-likelihood of q(s|c) for CLUB's estimator."
         xs, present, _ = batch
         B, V = present.shape
         hidden = view_mask(noise["sample"], noise["view"], present, self.view_mask)
-        noisy = [fill_absent(speckle(x, noise[f"pixel{v}"], self.train_snr * noise["rate"]), present[:, v]) if f"pixel{v}" in noise else x for v, x in enumerate(xs)]
-        whole = [fill_absent(x, ~hidden[:, v]) for v, x in enumerate(noisy)]
-        seen, read = [x * keep for x, keep in zip(whole, self.keep(noise))], self.read(present & ~hidden)
-        passes = 2 if self.second_pass else 1
-        h = self.posteriors((seen + whole)[:passes * V], read.repeat(1, passes), self._seeds(noise, 0, passes * V))
-        mu, logvar, kl_c, _ = self.combine(h[:, :V], read)
-        if self.second_pass: mu, logvar, _, _ = self.combine(h[:, V:], read)
-        c = sample(mu, logvar, noise["eps_c"])
-        recon = kl_s = bound = nll = 0.0
-        for v, x in enumerate(xs):
-            x, observed = (fill_absent(t, ~(hidden[:, v] & (self.mask_targets > .5))) for t in (x, noisy[v]))
-            target, own = present[:, v].to(x.dtype), (present[:, v] & ~(hidden[:, v] & (self.prior_s > .5))).to(x.dtype)
-            mu_s, logvar_s = split_gaussian(self._body(self.specific[v], observed, present[None, :, v], self._seeds(noise, 2 * V + v)))
-            s = torch.where(own[:, None] > 0, sample(mu_s, logvar_s, noise["eps_s"][:, v]), noise["eps_s"][:, v])
-            back = self._body(self.decoders[v], torch.cat([c, s], 1), present[None, :, v], self._seeds(noise, 3 * V + v))
-            recon = recon + (.5 * (back - x).flatten(1).pow(2).sum(1) * target).mean()
-            kl_s = kl_s + (gaussian_kl(mu_s, logvar_s) * own).mean()
-            q = self.estimate(v, c)  # one pass for both players: each player's gradient reaches its own parameters only
-            bound, nll = bound + club_bound(s, *q, own), nll + gaussian_nll(s, *q, own)
-        kl_c = kl_c.mean()
+        targets, noisy = self._stacks(xs), self._stacks(self.read_in_training(xs, present, noise))
+        c, kl_c = self.common(noisy, present & ~hidden, noise)
+        if self.uses("mask_targets"):
+            shown = ~(hidden & (self.mask_targets > .5)).T
+            targets, noisy = ([fill_absent(x, shown[views]) for views, x in zip(self.groups, stacks)] for stacks in (targets, noisy))
+        own = (present & ~(hidden & (self.prior_s > .5))).T  # (V, B), as everything below
+        moments = [self._bodies(self.specific, views, x, present.T, noise, 2 * V) for views, x in zip(self.groups, noisy)]
+        mu_s, logvar_s = split_gaussian(torch.cat(moments))
+        eps_s = noise["eps_s"].transpose(0, 1)
+        s = torch.where(own[..., None], sample(mu_s, logvar_s, eps_s), eps_s)
+        z, recon = torch.cat([c.expand(V, -1, -1), s], -1), 0.0
+        for views, x in zip(self.groups, targets):
+            back = self._bodies(self.decoders, views, z[views], present.T, noise, 3 * V)
+            recon = recon + (half_squared_error(x, back, lead=2) * present.T[views]).mean(1).sum()
+        q, weight = self.estimates(c), own.to(c.dtype)  # one pass for both players: each player's gradient reaches its own parameters only
+        kl_s, bound, nll = (gaussian_kl(mu_s, logvar_s) * weight).mean(1).sum(), club_bound(s, *q, weight).sum(), gaussian_nll(s, *q, weight).sum()
         total = (1 + self.batch_sum * (2 * B - 1)) * recon + self.weight_c() * kl_c + self.beta_s * kl_s + self.weight_d * torch.where(self.nll_d > .5, nll, bound)
         return {"model": total, "estimator": nll, **{k: t.detach() for k, t in dict(recon=recon, kl_c=kl_c, kl_s=kl_s, club=bound).items()}}
 
+    def common(self, noisy: Sequence[Tensor], visible: Tensor, noise: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        "A sample (B, c_dim) of q(c|X) and its mean KL, from stacks of the views that the encoders read."
+        read, V = self.read(visible), len(self.patches)
+        passes = [self.masked(noisy, visible, noise)]
+        if self.second_pass: passes.append([fill_absent(x, visible.T[views]) for views, x in zip(self.groups, noisy)])
+        xs = [x for stacks in passes for stack in stacks for x in stack]
+        h = self.posteriors(xs, read.repeat(1, len(passes)), self._seeds(noise, 0, len(passes) * V))
+        mu, logvar, kl, _ = self.combine(h[:, :V], read)
+        if self.second_pass: mu, logvar, _, _ = self.combine(h[:, V:], read)
+        return sample(mu, logvar, noise["eps_c"]), kl.mean()
+
     def weight_c(self) -> Tensor:
-        "The weight of KL(c), a scalar: `beta_c`, with `per_size` for every 128 features of the data."
-        return self.beta_c * (1 + self.per_size * (sum(map(math.prod, self.views.shapes)) / 128 - 1))
+        "The weight of KL(c), a scalar: `beta_c`, with `per_size` for every 64 pixels of a view, whatever its channels."
+        pixels = [math.prod(s[1:] if len(s) == 3 else s) for s in self.views.shapes]
+        return self.beta_c * (1 + self.per_size * (sum(pixels) / len(pixels) / 64 - 1))
+
+    def estimates(self, c: Tensor) -> tuple[Tensor, Tensor]:
+        "q_psi(s^v|c) of every view: means and log-variances (V, B, s_dim), the latter through tanh."
+        nets = [f[name] for name in ("mu", "logvar") for f in self.club]
+        mu, logvar = parallel(nets, c.expand(len(nets), -1, -1)).chunk(2)
+        return mu, torch.tanh(logvar)
 
     def estimate(self, v: int, c: Tensor) -> tuple[Tensor, Tensor]:
-        "q_psi(s^v|c): mean and log-variance, the latter through tanh."
-        return self.club[v]["mu"](c), torch.tanh(self.club[v]["logvar"](c))
+        "q_psi(s^v|c) of one view: mean and log-variance (B, s_dim)."
+        mu, logvar = self.estimates(c)
+        return mu[v], logvar[v]
 
     def embed(self, mv: MultiView) -> Tensor:
         "The mean of q(c|X), (n, c_dim), from the views that are present."
