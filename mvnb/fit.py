@@ -19,7 +19,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,14 +169,15 @@ class Stack:
 
     def gradients(self, batch, noise) -> dict[str, Tensor]:
         "Set every parameter's gradient to that of its own player's total; returns the (K,) terms."
-        out, last = self.loss(batch, noise), len(self.players) - 1
-        for i, (player, names) in enumerate(self.players.items()):
-            if not names: continue  # all frozen
-            grads = torch.autograd.grad(out[player].sum(), [self.params[k] for k in names], retain_graph=i < last,
-                                        allow_unused=True, materialize_grads=True)
-            if self.clip: grads = self._clipped(grads)
-            for name, grad in zip(names, grads): self.params[name].grad = grad.contiguous()
-        return out
+        with torch._functorch.config.patch(donated_buffer=False) if self.compiled else nullcontext():  # a compiled backward pass must survive a call per player
+            out, last = self.loss(batch, noise), len(self.players) - 1
+            for i, (player, names) in enumerate(self.players.items()):
+                if not names: continue  # all frozen
+                grads = torch.autograd.grad(out[player].sum(), [self.params[k] for k in names], retain_graph=i < last,
+                                            allow_unused=True, materialize_grads=True)
+                if self.clip: grads = self._clipped(grads)
+                for name, grad in zip(names, grads): self.params[name].grad = grad.contiguous()
+            return out
 
     def _clipped(self, grads: Sequence[Tensor]) -> list[Tensor]:
         "Scale each run's gradient to a norm of at most `clip`."

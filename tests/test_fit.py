@@ -472,6 +472,10 @@ def test_a_parameter_without_player_or_with_two_is_an_error(data):
 
 @pytest.mark.slow
 def test_compiled_steps_give_the_same_numbers(data):
-    create = make(Proximal, data)
+    "With a hook after the step, and two players, whose gradients are two backward passes."
+    class Two(Proximal):
+        players = {"model": ("encoder",), "other": ("W",)}
+        def losses(self, batch, noise): return (lambda out: out | {"other": 1. * out["model"]})(super().losses(batch, noise))
+    create = make(Two, data)
     a, b = (fit(create, data, epochs=2, batch_size=16, seeds=[0, 1], compile=c, **quiet) for c in (None, "default"))
     torch.testing.assert_close(weights(a.models[1]), weights(b.models[1]), rtol=1e-3, atol=1e-5)
