@@ -76,6 +76,18 @@ def test_the_numbers_of_other_trainings_are_measured(folder):
     if folder.endswith("held-out"): assert all(at["mvnb", *p]["mean"] > at[other, *p]["mean"] for p in points for other in ("paper", "authors")), "the best of the three"
 
 
+def test_the_numbers_of_the_ablations_are_measured():
+    text = TEXT[TEXT.index("What makes the difference (Table 2"):TEXT.index("The masks (Figs. 5 and 6;")]
+    for data in ("e-mnist", "coil-20"):
+        result = json.loads((ROOT / f"results/dualvae_ablation/{data}/metrics.json").read_text(encoding="utf-8"))
+        assert result["commit"] and not result["commit"]["dirty"]
+        at = {(m["keys"]["variant"], m["keys"]["change"]): m for m in result["metrics"] if m["name"] == "kmeans_acc" and (m["keys"]["vmr"], m["keys"]["snr"]) == (.5, .1)}
+        for key in [("paper", "full"), ("paper", "second_pass")] + [("paper", "nll_d"), ("mvnb", "full")] * (data == "coil-20"):
+            assert f"{100 * at[key]['mean']:.1f} ± {100 * at[key]['std']:.1f}" in text, (data, key)
+        lost = {k: 100 * (at["mvnb", "full"]["mean"] - at["mvnb", k]["mean"]) for k in ("w/o DMP", "w/o MoE", "w/o L_d")}
+        for k in ("w/o DMP", "w/o MoE", "w/o L_d") if data == "coil-20" else ("w/o DMP",): assert f"{lost[k]:.1f} " in text, (data, k)
+
+
 def test_the_held_out_numbers_of_the_text_are_measured():
     for data in ("digits", "e-mnist"):
         result = json.loads((ROOT / f"results/dualvae_robustness/{data}-held-out/metrics.json").read_text(encoding="utf-8"))
