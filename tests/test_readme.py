@@ -174,8 +174,10 @@ def test_the_speeds_are_measured():
     def step(name): return (lambda t: t["literal step"] / t["step"])(read(name)["seconds"])
     sweep = read("sweeps")
     measured = [runs["factVAE-sized 12-32-8"], runs["64-wide 64-64-10"], runs["240-100-30"], runs["784-256-20"], dual["DualVAE, E-MNIST size, 16 wide", 1],
+                dual["DualVAE, 10 runs, 8 x 8, 64 wide", 1], dual["DualVAE, 10 runs, 8 x 8, 256 wide", 2],
                 step("attack"), step("attack_runs"), sweep["a notebook each, 2 workers"]["seconds"] / sweep["one batch"]["seconds"]]
     for (what, shown), value in zip(rows.items(), measured, strict=True): assert shown == pytest.approx(value, rel=.02), what
+    assert f"images of 32 x 32 pixels: {dual['DualVAE, 5 runs, 32 x 32, 256 wide', 1]:.2f}; ten on digits, 256 wide, with one thread {dual['DualVAE, 10 runs, 8 x 8, 256 wide', 1]:.2f})" in TEXT
     assert runs["conv 1x28x28, 8 wide"] == pytest.approx(1.3, abs=.05) and runs["conv 3x32x32, 32 wide"] == pytest.approx(.97, abs=.005)
     medians = [page["median_ms"] for page in read("explore_latency")["pages"]]
     assert (round(min(medians)), round(max(medians))) == (48, 70)
