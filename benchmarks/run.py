@@ -339,7 +339,6 @@ def label_parts(device, seconds):
     return out
 
 
-# name: width of the first level (the authors': 16), rows per step (512; less fits a CPU)
 # name: networks, width, side of the two views, rows per step, runs K
 dualvae_cases = {
     "DualVAE, E-MNIST size, 4 wide":        ("authors", 4, 32, 32, 1),
